@@ -1,0 +1,41 @@
+"""The base of every config model, and what of a config decides a result.
+
+Config models live in ``config.py`` modules beside what they configure and import only pydantic and ``core``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Inert:
+    """Marks a field that does not change the result (workers, display): ``Annotated[int, Inert()]``.
+
+    Such a field stays out of the fingerprint, so that a stage finished on two workers is not run again on four.
+    """
+
+
+class Config(BaseModel):
+    """A frozen config: unknown fields are errors, defaults are validated too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def decisive(self) -> dict[str, Any]:
+        """Returns the fields that determine the result, as plain JSON data (``Inert`` fields left out)."""
+        return {
+            name: _plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if not any(isinstance(mark, Inert) for mark in field.metadata)
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.decisive()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

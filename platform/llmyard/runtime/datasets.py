@@ -1,0 +1,75 @@
+"""Work over many units on Ray Data: what is read and written stays with the workers, the driver sees counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from llmyard.runtime.session import cause_of
+
+Row = dict[str, Any]
+
+
+def map_units(units: Sequence[Row], work: Callable[[Row], Row], *, cpus: float = 1) -> Iterator[Row]:
+    """Yields the result of ``work`` on each unit, in the order they finish.
+
+    Args:
+        units: Plain JSON data.
+        work: Runs in a Ray task, maybe more than once if a worker dies: it must be idempotent. It returns plain JSON
+            data and small (counts, receipts), never documents.
+        cpus: CPUs of one task.
+
+    Raises:
+        LlmyardError: The error that ``work`` raised.
+    """
+
+    def task(row: Row) -> Row:
+        return {"result": json.dumps(work(json.loads(row["unit"])))}
+
+    dataset = _from_units(units).map(task, num_cpus=cpus)
+    for row in _rows(dataset):
+        yield json.loads(row["result"])
+
+
+def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...], workers: int) -> Iterator[Row]:
+    """Like :func:`map_units` with ``workers`` long-lived objects, for work that loads a model once.
+
+    Args:
+        units: Plain JSON data.
+        worker: A class whose instances are called with a unit and return plain JSON data.
+        arguments: Of its constructor.
+        workers: Instances; each is an actor with one CPU.
+    """
+
+    class Actor:
+        def __init__(self) -> None:
+            self._worker = worker(*arguments)
+
+        def __call__(self, row: Row) -> Row:
+            return {"result": json.dumps(self._worker(json.loads(row["unit"])))}
+
+    from ray.data import ActorPoolStrategy
+
+    dataset = _from_units(units).map(Actor, compute=ActorPoolStrategy(size=min(workers, len(units))), num_cpus=1)
+    for row in _rows(dataset):
+        yield json.loads(row["result"])
+
+
+def _from_units(units: Sequence[Row]) -> Any:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
+
+
+def _rows(dataset: Any) -> Iterable[Row]:
+    try:
+        yield from dataset.iter_rows()
+    except Exception as error:
+        raise (cause_of(error) or error) from None

@@ -1,0 +1,102 @@
+"""Ray started and stopped: embedded on this machine, or joined at an address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from llmyard.core.errors import LlmyardError, RequestError
+
+OBJECT_STORE_BYTES = 400 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
+    """Connects to Ray for the time of the block.
+
+    Args:
+        address: A running cluster's address; None starts a private Ray on this machine and stops just that one.
+        cpus: CPUs the private Ray reckons with; None for all, at least 2, so that two workers fit anywhere.
+
+    Raises:
+        RequestError: There is no cluster at the address.
+    """
+    _quiet()
+    import ray
+
+    if ray.is_initialized():  # a test's or a notebook's own Ray
+        yield
+        return
+    folder = None
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            folder = tempfile.mkdtemp(prefix="ly-", dir="/tmp")  # short: Unix socket paths end at 107 characters
+            ray.init(
+                address="local",
+                num_cpus=cpus or max(2, os.cpu_count() or 2),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+                _system_config={"automatic_object_spilling_enabled": True},
+            )
+    except ConnectionError as error:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise RequestError(f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quiet() -> None:
+    """Turns off what would break the progress view; the user's own settings win."""
+    for name, value in {
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray.data", "ray.train", "ray.tune", "ray.serve", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cause_of(error: BaseException) -> LlmyardError | None:
+    """Returns the llmyard error that lies under what Ray raised, if there is one."""
+    seen: set[int] = set()
+    stack: list[Any] = [error]
+    while stack:
+        item = stack.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, LlmyardError):
+            # Ray raises a subclass made on the spot; give back the plain error.
+            return _plain(item)
+        stack += [getattr(item, "cause", None), item.__cause__, item.__context__]
+        failures = getattr(item, "worker_failures", None)
+        if isinstance(failures, dict):
+            stack += list(failures.values())
+        stack.append(getattr(item, "training_failed_error", None))
+    return None
+
+
+def _plain(error: LlmyardError) -> LlmyardError:
+    for kind in type(error).__mro__:
+        if kind.__module__ == LlmyardError.__module__ and issubclass(kind, LlmyardError):
+            return kind(error.what, error.remedy)
+    return error

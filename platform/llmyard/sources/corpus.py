@@ -1,0 +1,190 @@
+"""Documents read from their sources, a unit of work at a time."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmyard.core.errors import DataError, RequestError
+from llmyard.sources.config import DocumentSource, Files, SmallWorldDocuments
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Work for one task: a range of synthetic documents, or one file.
+
+    Attributes:
+        source: Index of the source in the job.
+        path: The file; "" for synthetic documents.
+        start: First document.
+        stop: One past the last document; 0 for a whole file.
+    """
+
+    source: int
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of the corpus; ``language`` is "" where the source does not know it."""
+
+    id: str
+    text: str
+    source: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that could not be read: where, and why."""
+
+    path: str
+    record: int
+    reason: str
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Returns the files that paths, folders and globs name, sorted; ``$VARIABLES`` are replaced.
+
+    Raises:
+        RequestError: A variable is not set, or nothing is there.
+    """
+    found: list[str] = []
+    for given in paths:
+        path = os.path.expanduser(os.path.expandvars(given))
+        unset = re.search(r"\$\{?(\w+)\}?", path)
+        if unset:
+            raise RequestError(f"{given}: the environment variable {unset[1]} is not set", f"export {unset[1]}=/your/folder")
+        if os.path.isdir(path):
+            path = os.path.join(path, "*")
+        matches = sorted(item for item in glob.glob(path, recursive=True) if os.path.isfile(item))
+        if not matches:
+            raise RequestError(f"no file at {path} (given as {given})", "check the path, or the glob's pattern")
+        found += matches
+    return sorted(set(found))
+
+
+def listing(source: DocumentSource | Any) -> list[list[str | int]]:
+    """Returns path, size and modification time of a source's files: part of the fingerprint; [] for synthetic ones."""
+    paths: list[str] = []
+    if isinstance(source, SmallWorldDocuments):
+        return []
+    for field in ("paths", "train", "validation", "test"):
+        value = getattr(source, field, ())
+        if isinstance(value, str):
+            paths += expand([value])
+        elif isinstance(value, tuple):
+            paths += expand(value)
+    return [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]
+
+
+def plan(sources: Sequence[DocumentSource], documents_per_task: int) -> list[Unit]:
+    """Returns the units of work of all sources, in a fixed order."""
+    units: list[Unit] = []
+    for index, source in enumerate(sources):
+        if isinstance(source, Files):
+            units += [Unit(index, path, 0, 0) for path in expand(source.paths)]
+        else:
+            count = world_of(source).documents
+            starts = range(0, count, documents_per_task)
+            units += [Unit(index, "", start, min(start + documents_per_task, count)) for start in starts]
+    return units
+
+
+def world_of(source: SmallWorldDocuments) -> Any:
+    """Returns the world that a synthetic source describes."""
+    from llmyard.sources.smallworld import SmallWorld
+
+    return SmallWorld(profile=source.profile, seed=source.seed, documents=source.documents)
+
+
+def read(unit: Unit, source: DocumentSource) -> Iterator[Document | BadRecord]:
+    """Yields the documents of a unit, and what could not be read.
+
+    Raises:
+        DataError: A whole file cannot be read.
+    """
+    if isinstance(source, Files):
+        yield from _read_file(unit.path, source)
+        return
+    world = world_of(source)
+    for index in range(unit.start, unit.stop):
+        document = world.document(index)
+        yield Document(document.id, document.text, "smallworld", document.language)
+
+
+def _read_file(path: str, source: Files) -> Iterator[Document | BadRecord]:
+    # Ids name the file by its last two parts, so that a moved data folder gives the same corpus.
+    name = "/".join(Path(path).parts[-2:])
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield BadRecord(path, error.start, f"not UTF-8 at byte {error.start}")
+        return
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", "check the file and its rights") from error
+    if source.format == "text":
+        pieces = [text] if source.document == "file" else _paragraphs(text, source.document_characters)
+        for index, piece in enumerate(pieces):
+            yield Document(f"{name}#{index}", piece, source.name, "")
+        return
+    for index, record in _records(text, source.format):
+        found = next((record[key] for key in source.text_fields if isinstance(record, dict) and record.get(key)), None)
+        if isinstance(found, list) and all(isinstance(part, str) for part in found):
+            found = "\n".join(found)
+        if isinstance(found, str):
+            yield Document(f"{name}#{index}", found, source.name, "")
+        elif isinstance(record, BadRecord):
+            yield BadRecord(path, index, record.reason)
+        else:
+            yield BadRecord(path, index, f"no text in any of the fields {', '.join(source.text_fields)}")
+
+
+def _records(text: str, format: str) -> Iterator[tuple[int, Any]]:
+    if format == "json":
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            yield 0, BadRecord("", error.lineno, f"not JSON: {error.msg} at line {error.lineno}")
+            return
+        yield from enumerate(data if isinstance(data, list) else [data])
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                yield number, BadRecord("", number, f"not JSON: {error.msg} at line {number} column {error.colno}")
+
+
+def _paragraphs(text: str, limit: int) -> Iterator[str]:
+    """Joins paragraphs into documents of about ``limit`` characters."""
+    gathered: list[str] = []
+    size = 0
+    for paragraph in re.split(r"\n\s*\n", text):
+        if size + len(paragraph) > limit and gathered:
+            yield "\n\n".join(gathered)
+            gathered, size = [], 0
+        gathered.append(paragraph)
+        size += len(paragraph)
+    if gathered:
+        yield "\n\n".join(gathered)
+
+
+def digest(text: str) -> bytes:
+    """Returns 128 bits that stand for a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def as_row(unit: Unit) -> dict[str, Any]:
+    """Returns a unit as plain data, to be sent to a task."""
+    return asdict(unit)

@@ -1,0 +1,153 @@
+"""Every stage's config, and the union of them that a job file may hold."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+
+from llmyard.core.artifacts import check_name
+from llmyard.core.config import Config, Inert
+from llmyard.core.errors import RequestError
+from llmyard.models.config import Bert, EncoderDecoder, Gpt2
+from llmyard.models.config import Model as ModelConfig
+from llmyard.sources.config import DocumentSource, ExampleSource, SmallWorldExamples
+from llmyard.tasks.config import Task
+from llmyard.text.config import Quality
+from llmyard.tokens.config import BpeTokenizer, Splits
+from llmyard.training.config import Training
+
+
+def _name(value: str) -> str:
+    try:
+        return check_name(value)
+    except RequestError as error:
+        raise ValueError(f"{error.what}: {error.remedy}") from None
+
+
+Name = Annotated[str, AfterValidator(_name)]
+CleanStep = Literal["normalize", "quality", "deduplicate"]
+
+
+class Stage(Config):
+    """Fields of every stage."""
+
+    output: Name = Field(description="Name of the artifact that the stage makes.")
+
+
+class Prepare(Stage):
+    """Corpus sources to shards and a tokenizer."""
+
+    kind: Literal["prepare"] = "prepare"
+    sources: tuple[DocumentSource, ...] = Field(min_length=1)
+    clean: tuple[CleanStep, ...] = ("normalize", "quality", "deduplicate")
+    quality: Quality = Quality()
+    tokenizer: BpeTokenizer | str = Field(BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact.")
+    splits: Splits = Splits()
+    block_tokens: int = Field(1024, ge=16, le=65_536, description="Tokens in a block of a shard.")
+    documents_per_task: Annotated[int, Field(ge=1)] = Field(1000, description="Documents a Ray task works on at once.")
+
+
+class CausalLm(Config):
+    """Predict each token from those before it."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+class Pretrain(Stage, Training):
+    """Shards to a base model."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    shards: str = Field(description="Name of a shards artifact.")
+    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    model: Gpt2 | None = None
+    objective: CausalLm = CausalLm()
+    sequence_length: int = Field(256, ge=8, le=131_072)
+
+    @model_validator(mode="after")
+    def _model_or_init(self) -> Self:
+        if (self.init == "scratch") != (self.model is not None):
+            raise ValueError("give `model` with `init: scratch`, and only then")
+        return self
+
+
+class Finetune(Stage, Training):
+    """A model for one task, from a base model or from random weights."""
+
+    kind: Literal["finetune"] = "finetune"
+    task: Task
+    data: ExampleSource = SmallWorldExamples()
+    tokenizer: str = Field(description="Name of a tokenizer artifact.")
+    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    model: Annotated[EncoderDecoder | Bert, Field(discriminator="family")] | None = None
+
+    @model_validator(mode="after")
+    def _model_fits(self) -> Self:
+        if (self.init == "scratch") != (self.model is not None):
+            raise ValueError("give `model` with `init: scratch`, and only then")
+        wanted = {"translation": "transformer", "knowledge_graph": "bert"}[self.task.kind]
+        if self.model is not None and self.model.family != wanted:
+            raise ValueError(f"task {self.task.kind} is trained with family {wanted}, not {self.model.family}")
+        return self
+
+
+class Register(Config):
+    """A name and alias in MLflow's model registry."""
+
+    name: str
+    alias: str = "champion"
+
+
+class Evaluate(Stage):
+    """Held-out metrics of a checkpoint beside a baseline that learns nothing."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    checkpoint: str = Field(description="Name of a checkpoint artifact.")
+    splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data it was tuned on.")
+    limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
+    register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")
+    batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
+    workers: Annotated[int, Inert(), Field(ge=1)] = 2
+
+
+StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate, Field(discriminator="kind")]
+
+
+class Pipeline(Config):
+    """Stages in order; each is skipped when its artifact is there already."""
+
+    kind: Literal["pipeline"] = "pipeline"
+    name: str
+    storage: Annotated[str | None, Inert()] = None
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _outputs_differ(self) -> Self:
+        seen: set[tuple[str, str]] = set()
+        for stage in self.stages:
+            made = (ARTIFACT_KIND[stage.kind], stage.output)
+            if made in seen:
+                raise ValueError(f"two stages make the {made[0]} {made[1]!r}")
+            seen.add(made)
+        return self
+
+
+ARTIFACT_KIND = {"prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report"}
+
+Job = Annotated[Prepare | Pretrain | Finetune | Evaluate | Pipeline, Field(discriminator="kind")]
+AnyStage = Prepare | Pretrain | Finetune | Evaluate
+AnyJob = AnyStage | Pipeline
+
+__all__ = ["AnyJob", "AnyStage", "Evaluate", "Finetune", "ModelConfig", "Pipeline", "Prepare", "Pretrain", "job_adapter"]
+
+
+@cache
+def job_adapter() -> TypeAdapter[Any]:
+    """Returns the validator of whole job files."""
+    return TypeAdapter(Job)
+
+
+def stages_of(job: AnyJob) -> tuple[AnyStage, ...]:
+    """Returns the stages that a job runs, in order."""
+    return job.stages if isinstance(job, Pipeline) else (job,)

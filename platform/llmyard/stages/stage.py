@@ -1,0 +1,169 @@
+"""What every stage is: parents resolved, skipped if its result exists, made under a lease, committed, tracked."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from llmyard.core.artifacts import Artifact, ArtifactStore, Draft, FileEntry
+from llmyard.core.config import Config
+from llmyard.core.fingerprint import fingerprint
+from llmyard.stages.config import ARTIFACT_KIND, AnyStage
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage gives back.
+
+    Attributes:
+        artifacts: The stage's own artifact first.
+        metrics: Its key figures.
+        seconds: Wall time; 0 when skipped.
+        skipped: Whether an earlier run's artifact was taken.
+        run_id: Its MLflow run; "" where there is none.
+    """
+
+    kind: str
+    artifacts: tuple[Artifact, ...]
+    metrics: dict[str, float]
+    seconds: float
+    skipped: bool
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage's ``make`` leaves to be committed."""
+
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+    files: Sequence[FileEntry] | None = None
+    also: tuple[Artifact, ...] = ()
+    extra_parents: tuple[str, ...] = ()
+
+
+class Run(Protocol):
+    """The tracking of one stage run, as stages see it."""
+
+    run_id: str
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records metrics; never waits."""
+
+
+class Progress(Protocol):
+    """Where a stage says how far it is."""
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Shows that ``done`` of ``total`` is done."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a stage works with.
+
+    Attributes:
+        draft: Its artifact in the making.
+        parents: Its resolved inputs by role.
+        run: Its tracking.
+        progress: Its live view.
+    """
+
+    context: Context
+    draft: Draft
+    parents: Mapping[str, Artifact]
+    run: Any
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages of a command share.
+
+    Attributes:
+        tracking: Opens the MLflow run of a stage (``runtime.tracking``).
+        progress: Makes the live view of a stage: (stage number, stage) -> Progress.
+        force: Run stages anew although their result exists.
+        stop_after: For tests: called with the stage before it is made.
+    """
+
+    store: ArtifactStore
+    tracking: Any
+    progress: Callable[[AnyStage], Progress]
+    force: bool = False
+
+
+class StageModule(Protocol):
+    """What a module of a stage defines."""
+
+    REVISION: int
+
+    def parents(self, config: Any, store: ArtifactStore) -> Mapping[str, Artifact]:
+        """Returns the inputs by role; raises MissingArtifact."""
+
+    def sources(self, config: Any) -> list[Any]:
+        """Returns the listing of the files that the stage reads."""
+
+    def make(self, config: Any, making: Making) -> Made:
+        """Does the work."""
+
+
+def module_of(stage: AnyStage) -> StageModule:
+    """Returns the module that runs a stage; imported only now, since it may need torch."""
+    return importlib.import_module(f"llmyard.stages.{stage.kind}")  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whether a stage must run, found out without running anything."""
+
+    parents: Mapping[str, Artifact]
+    fingerprint: str
+    finished: Artifact | None
+
+
+def plan_stage(stage: AnyStage, store: ArtifactStore) -> Plan:
+    """Returns a stage's resolved parents and fingerprint, and the finished artifact that makes it unnecessary."""
+    module = module_of(stage)
+    parents = module.parents(stage, store)
+    print_ = stage_fingerprint(stage, module, parents)
+    return Plan(parents, print_, store.find(ARTIFACT_KIND[stage.kind], stage.output, print_))
+
+
+def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str, Artifact]) -> str:
+    """Returns the fingerprint of a stage: config, revision, parents, listing of sources."""
+    return fingerprint(
+        config=config.decisive(),
+        revision=module.REVISION,
+        parents={role: parent.reference for role, parent in parents.items()},
+        sources=module.sources(config),
+    )
+
+
+def run_stage(stage: AnyStage, context: Context) -> StageResult:
+    """Runs a stage, or takes the finished artifact of an equal run."""
+    began = time.monotonic()
+    plan = plan_stage(stage, context.store)
+    kind = ARTIFACT_KIND[stage.kind]
+    if plan.finished is not None and not context.force:
+        done = plan.finished
+        return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
+    with context.store.begin(kind, stage.output, plan.fingerprint) as draft:
+        inputs = [
+            (item.name, item.version, item.kind, item.uri, item.files_sha256) for item in plan.parents.values()
+        ]
+        with context.tracking.open(stage, draft, inputs) as run:
+            made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
+            parents = [item.reference for item in plan.parents.values()] + list(made.extra_parents)
+            artifact = draft.commit(
+                config=stage.model_dump(mode="json"),
+                parents=list(dict.fromkeys(parents)),
+                metrics=made.metrics,
+                details={**made.details, "mlflow_run": run.run_id},
+                files=made.files,
+            )
+            run.finish(artifact)
+    return StageResult(stage.kind, (artifact, *made.also), made.metrics, time.monotonic() - began, False, run.run_id)

@@ -1,0 +1,141 @@
+"""Text to token ids and back; the text of a document can never become a control token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from llmyard.core.errors import DataError, RequestError
+from llmyard.tokens.config import BpeTokenizer
+
+FILE = "tokenizer.json"
+PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM = (
+    "<|pad|>", "<|end|>", "<|separator|>", "<|en|>", "<|zh|>", "<|user|>", "<|assistant|>", "<|system|>",
+)  # fmt: skip
+CONTROL = (PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM)
+
+# Words with the space before them, numbers digit by digit, punctuation, and Chinese characters apart from all else.
+_WORDS = r" ?[\p{L}--\p{Han}]+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+_HAN_RUNS = r"\p{Han}+|"
+_HAN_SINGLE = r"\p{Han}|"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids, and for each token the span of characters it stands for."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """A tokenizer with llmyard's control tokens.
+
+    Control tokens are put in by id only: a literal ``<|end|>`` in a text is encoded as ordinary characters.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        backend.encode_special_tokens = True
+        self._backend = backend
+        missing = [token for token in CONTROL if backend.token_to_id(token) is None]
+        if missing:
+            raise RequestError(f"the tokenizer lacks the control tokens {', '.join(missing)}", "train one with prepare")
+
+    @classmethod
+    def load(cls, file: str | Path) -> Tokenizer:
+        """Returns the tokenizer of a ``tokenizer.json``."""
+        return cls(Backend.from_file(str(file)))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], config: BpeTokenizer) -> Tokenizer:
+        """Returns a tokenizer whose merges are learned from ``texts``.
+
+        Raises:
+            DataError: There was no text.
+        """
+        han = _HAN_SINGLE if config.split_han else _HAN_RUNS
+        pattern = (han + _WORDS).replace(r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            special_tokens=list(CONTROL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        count = 0
+
+        def counted() -> Iterable[str]:
+            nonlocal count
+            for text in texts:
+                count += 1
+                yield text
+
+        backend.train_from_iterator(counted(), trainer)
+        if not count:
+            raise DataError("there is no text to train a tokenizer on", "check the sources and the quality rules")
+        return cls(backend)
+
+    def save(self, file: str | Path) -> None:
+        """Writes ``tokenizer.json``, which Hugging Face libraries read too."""
+        self._backend.save(str(file))
+
+    def to_json(self) -> str:
+        """Returns the content of ``tokenizer.json``."""
+        return str(self._backend.to_str())
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Returns the tokenizer that :meth:`to_json` wrote."""
+        return cls(Backend.from_str(text))
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Tokenizer.from_json, (self.to_json(),)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, control tokens included."""
+        return int(self._backend.get_vocab_size())
+
+    def control(self, token: str) -> int:
+        """Returns the id of a control token."""
+        return int(self._backend.token_to_id(token))
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self.control(PAD)
+
+    @cached_property
+    def end_id(self) -> int:
+        """Id of the token that ends a document or an answer."""
+        return self.control(END)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of one text."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of many texts; the work is done outside Python."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[Encoded]:
+        """Returns ids and character spans of many texts."""
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [Encoded(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids, without control tokens."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
