@@ -201,7 +201,6 @@ class Draft:
         )
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
-        self.storage.delete_folder(f"{self.folder}/_making")
         self.storage.write(f"{self.folder}/files.parquet", buffer.getvalue())
         record = {
             "format_version": FORMAT_VERSION,
@@ -220,6 +219,7 @@ class Draft:
         self.lease.check()
         self.storage.write(f"{self.folder}/{MARK}", json.dumps(record, indent=1, ensure_ascii=False).encode())
         self._done = True
+        self.storage.delete_folder(f"{self.folder}/_making")
         return _parse(self.storage, record)
 
     def _hash_all(self) -> list[FileEntry]:
@@ -359,7 +359,8 @@ class ArtifactStore:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptArtifact(f"{kind}/{name}/{version}/{MARK} is not readable", "remove that folder") from None
         raise LlmyardError(
-            f"{kind}/{name}@{version} has format {written}, this llmyard reads {FORMAT_VERSION}", "use the llmyard that wrote it"
+            f"{kind}/{name}@{version} has format {written}, this llmyard reads {FORMAT_VERSION}",
+            "use the llmyard that wrote it",
         )
 
 

@@ -50,7 +50,9 @@ def parse_job(text: str, name: str, adapter: TypeAdapter[Model], overrides: Sequ
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}", "mend the syntax there") from None
+        raise ConfigError(
+            f"{place}: not valid YAML: {error.problem or error.context}", "mend the syntax there"
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {error}", "mend the syntax") from None
     problems = [
@@ -59,7 +61,9 @@ def parse_job(text: str, name: str, adapter: TypeAdapter[Model], overrides: Sequ
     ]
     if not isinstance(found.data, dict):
         got = "nothing" if found.data is None else type(found.data).__name__
-        raise ConfigError(f"{name}:1:1: a job file is a mapping with `kind:`, this one holds {got}", "see `llmyard init`")
+        raise ConfigError(
+            f"{name}:1:1: a job file is a mapping with `kind:`, this one holds {got}", "see `llmyard init`"
+        )
     overridden = {path: item for item in overrides for path in [_override(found, item)]}
     try:
         config = adapter.validate_python(found.data)
@@ -93,7 +97,9 @@ def _override(found: Positioned, item: str) -> Path:
         if isinstance(node, list):
             key = _index(node, part, item)
         elif not isinstance(node, dict):
-            raise ConfigError(f"--set {item}: {_dotted(path)} is {_show(node)}, it has no field {part!r}", "name a field")
+            raise ConfigError(
+                f"--set {item}: {_dotted(path)} is {_show(node)}, it has no field {part!r}", "name a field"
+            )
         path.append(key)
         if last:
             node[key] = read_scalar(value)
@@ -207,7 +213,11 @@ def _single(annotation: Any) -> type[BaseModel] | None:
 
 def _item_type(annotation: Any) -> Any:
     arguments = get_args(annotation)
-    return arguments[-1] if len(arguments) == 1 or (arguments and arguments[-1] is not Ellipsis) else (arguments or (None,))[0]
+    return (
+        arguments[-1]
+        if len(arguments) == 1 or (arguments and arguments[-1] is not Ellipsis)
+        else (arguments or (None,))[0]
+    )
 
 
 def _tag(model: type[BaseModel]) -> str | None:

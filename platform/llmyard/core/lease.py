@@ -62,7 +62,9 @@ class Lease:
         """Raises Busy if another owner has taken the lease over."""
         claims = _claims(self.storage, self.folder)
         if not claims or claims[-1] != f"{self.fence:06d}-{self.token}.json":
-            raise Busy(f"another run has taken over {self.folder}", "this run's late result is dropped; use the other's")
+            raise Busy(
+                f"another run has taken over {self.folder}", "this run's late result is dropped; use the other's"
+            )
 
     def release(self) -> None:
         """Gives the lease back; the work is done or given up."""
@@ -84,7 +86,9 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 

@@ -1,15 +1,16 @@
 """An append-only file of metrics between a training loop and a slow or absent tracking server.
 
-`append` costs the loop one queue operation. One thread writes; a reader sends batches and moves the acknowledged offset. Nothing is
-ever rewritten: a resume appends a marker that voids the lines beyond its checkpoint, so a kill at any moment leaves a file that reads
-the same way again. Lines that were handed to a send stay valid, because MLflow may have them: sent again with their first timestamp
-they are the same rows to it, not duplicates.
+`append` costs the loop one queue operation. One thread writes; a reader sends batches and moves the acknowledged
+offset. Nothing is ever rewritten: a resume appends a marker that voids the lines beyond its checkpoint, so a kill at
+any moment leaves a file that reads the same way again. Lines that were handed to a send stay valid, because MLflow
+may have them: sent again with their first timestamp they are the same rows to it, not duplicates.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -52,7 +53,8 @@ class Spool:
     Args:
         directory: Made if missing; belongs to one open spool at a time.
         wait_seconds: How long to wait for a process that still holds the directory.
-        fsync_seconds: Least time between two fsyncs. A killed process loses nothing that was written; a power cut may lose this much.
+        fsync_seconds: Least time between two fsyncs. A killed process loses nothing that was written; a power cut may
+            lose this much.
 
     Raises:
         Busy: Another spool holds the directory.
@@ -65,6 +67,7 @@ class Spool:
         self._fsync_seconds = fsync_seconds
         self._guard = threading.RLock()
         self._voids: list[_Void] = []
+        self._acked = self._attempted = 0
         self._recover()
         self._queue: queue.SimpleQueue[tuple[int, int, dict[str, float]] | threading.Event | None] = queue.SimpleQueue()
         self._hurry = threading.Event()
@@ -88,7 +91,7 @@ class Spool:
         return written.wait(timeout)
 
     def truncate_after(self, step: int) -> None:
-        """Drops the training metrics beyond `step` that no send has seen; the resumed loop will log those steps again."""
+        """Drops the training metrics beyond `step` that no send has seen; the loop will log those steps again."""
         self.flush()
         with self._guard:
             self._append_void(_Void(self._attempted, self._end, step))
@@ -164,7 +167,7 @@ class Spool:
             self._save_offsets()
             self._voids = [void for void in self._voids if void.end > self._acked]
             segments = self._segments()
-            for base, following in zip(segments, segments[1:], strict=False):
+            for base, following in itertools.pairwise(segments):
                 if following <= self._acked:
                     self._path(base).unlink(missing_ok=True)
                     self._base = following
@@ -256,7 +259,8 @@ class Spool:
                     self._voids.append(_Void(*json.loads(text)["void"]))
 
     def _save_offsets(self) -> None:
-        # No fsync: a killed process loses nothing by it, and after a power cut MLflow's own last steps are asked anyway.
+        # No fsync: a killed process loses nothing by it, and after a power cut MLflow's own last steps are asked
+        # anyway.
         temporary = self.directory / "offsets.tmp"
         temporary.write_text(json.dumps({"acknowledged": self._acked, "attempted": self._attempted}))
         temporary.replace(self.directory / "offsets.json")

@@ -1,6 +1,7 @@
 """What training sees of experiment tracking, and where a run's records live.
 
-Nothing here knows MLflow: a loop gets a `Tracker`, a stage describes its run with a `RunSpec`, and the adapter in `runtime` does the rest.
+Nothing here knows MLflow: a loop gets a `Tracker`, a stage describes its run with a `RunSpec`, and the adapter in
+`runtime` does the rest.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Line(NamedTuple):
 class Tracker(Protocol):
     """Takes metrics from a training loop without making it wait.
 
-    In MLflow each (key, step) ends up exactly once, over all crashes and resumes. Therefore the steps of a key must grow: a second
-    value for a step, or a step that goes back other than by `resume`, is dropped.
+    In MLflow each (key, step) ends up exactly once, over all crashes and resumes. Therefore the steps of a key must
+    grow: a second value for a step, or a step that goes back other than by `resume`, is dropped.
     """
 
     def resume(self, step: int, state: bytes = b"") -> None:
@@ -108,8 +109,9 @@ class Input:
 class RunSpec:
     """Everything needed to open a stage's MLflow run, now or when MLflow is back.
 
-    `token` is the run's identity: any string that is the same in every attempt of one stage run, such as the `kind/name@version` it
-    writes. Opening a token twice continues one MLflow run, also where the first attempt died before it learnt the run's id.
+    `token` is the run's identity: any string that is the same in every attempt of one stage run, such as the
+    `kind/name@version` it writes. Opening a token twice continues one MLflow run, also where the first attempt died
+    before it learnt the run's id.
     """
 
     token: str
@@ -164,7 +166,8 @@ def metric_key(name: str) -> str:
 def process_owner(pid: int | None = None) -> str:
     """`host:pid:start` of a process, by which another process tells whether it still lives.
 
-    The host part holds the pid namespace too: two containers with one host name do not take each other's processes for dead.
+    The host part holds the pid namespace too: two containers with one host name do not take each other's processes
+    for dead.
     """
     import psutil
 

@@ -43,7 +43,8 @@ class MlflowConnection:
     def migrate(self) -> None:
         """Brings an SQLite store to this MLflow's schema, one process at a time.
 
-        Eight processes that opened a fresh store at once left it unusable; call this before any fan-out. A server migrates itself.
+        Eight processes that opened a fresh store at once left it unusable; call this before any fan-out. A server
+        migrates itself.
         """
         with self._lock:
             if self._migrated or not self.uri.startswith("sqlite:///"):
@@ -101,7 +102,8 @@ class MlflowConnection:
         except (TrackingRejected, TrackingUnavailable):
             raise
         except Exception as error:
-            what = f"MLflow at {_without_password(self.uri)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            what = f"MLflow at {_without_password(self.uri)}: {reason}"
             if getattr(error, "error_code", "") in REFUSED_FOR_GOOD:
                 raise TrackingRejected(what) from error
             raise TrackingUnavailable(

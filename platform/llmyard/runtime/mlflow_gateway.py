@@ -1,6 +1,7 @@
 """The one place that talks to MLflow: runs, metrics, lineage, the model registry.
 
-Plain and synchronous. Training processes never import MLflow: one actor beside the driver owns a gateway for all of them.
+Plain and synchronous. Training processes never import MLflow: one actor beside the driver owns a gateway for all of
+them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class MlflowGateway:
                 run = client.create_run(
                     self._connection.experiment_id(spec.experiment),
                     start_time=spec.started_ms or None,
-                    tags=tags,
+                    tags={key: value for key, value in tags.items() if value},
                     run_name=spec.name,
                 )
                 run_id = run.info.run_id
@@ -81,13 +82,6 @@ class MlflowGateway:
         with self._connection.calls():
             found = self._find(token, experiment)
             return found.info.run_id if found else None
-
-    def resume_run(self, run_id: str, owner: str) -> None:
-        """Makes a known run ours and RUNNING again."""
-        with self._connection.calls():
-            for key, value in self._owner_tags(owner).items():
-                self._connection.client().set_tag(run_id, key, value)
-            self._connection.client().update_run(run_id, status="RUNNING")
 
     def heartbeat(self, run_id: str) -> None:
         """Tells other hosts that the run's owner lives."""
@@ -101,15 +95,18 @@ class MlflowGateway:
         metrics: Mapping[str, float] | None = None,
         artifact: str = "",
         artifact_uri: str = "",
+        ended_ms: int | None = None,
     ) -> None:
         """Ends the run as FINISHED, FAILED or KILLED, with its final metrics and the link to what it made.
 
         Args:
             run_id: The run.
             status: One of the three.
-            metrics: Final values. Give them keys of their own: each becomes the key's next step, unless it is the last value already.
+            metrics: Final values. Give them keys of their own: each becomes the key's next step, unless it is the
+                last value already.
             artifact: `kind/name@version`.
             artifact_uri: Where that lies.
+            ended_ms: When it ended; default now.
         """
         if status not in _ENDED:
             raise ValueError(f"status {status!r} is none of {_ENDED}")
@@ -120,12 +117,13 @@ class MlflowGateway:
             for key, value in (("llmyard.artifact", artifact), ("llmyard.artifact_uri", artifact_uri)):
                 if value:
                     client.set_tag(run_id, key, value)
-            client.set_terminated(run_id, status)
+            client.set_terminated(run_id, status, ended_ms)
 
     def close_abandoned(self) -> list[str]:
         """Ends as KILLED the RUNNING runs whose owner is gone; returns their ids.
 
-        An owner on this host is gone if its process is; one on another host if its heartbeat is older than `LEASE_SECONDS`.
+        An owner on this host is gone if its process is; one on another host if its heartbeat is older than
+        `LEASE_SECONDS`.
         """
         closed: list[str] = []
         with self._connection.calls():
@@ -155,8 +153,9 @@ class MlflowGateway:
     def log_batch(self, run_id: str, lines: Sequence[Line]) -> int:
         """Logs the lines, each (key, step) at most once in the run's life; returns how many metrics were new.
 
-        What is at or below the last step that MLflow has for a key is left out: it was sent before a crash. After a failure it is
-        unknown whether MLflow took the batch, so exactly that batch goes again first: the same rows, which the store ignores if it has them.
+        What is at or below the last step that MLflow has for a key is left out: it was sent before a crash. After a
+        failure it is unknown whether MLflow took the batch, so exactly that batch goes again first: the same rows,
+        which the store ignores if it has them.
         """
         with self._connection.calls():
             if doubtful := self._doubtful.get(run_id):
@@ -194,7 +193,7 @@ class MlflowGateway:
         tags: Mapping[str, str] | None = None,
         description: str = "",
     ) -> str:
-        """Makes an artifact a version of a registered model; returns the version. Doing it twice gives the same version.
+        """Makes an artifact a version of a registered model; returns the version, the same one when done twice.
 
         Args:
             model: The registered model's name; made if missing.
@@ -317,7 +316,7 @@ class MlflowGateway:
         return {"llmyard.owner": owner, "llmyard.heartbeat": str(int(time.time()))}
 
     def _describe(self, run_id: str, spec: RunSpec) -> None:
-        """Config, parameters and lineage; each call may be repeated, so a crash in between is made good by the next attempt."""
+        """Config, parameters and lineage; all of it may be repeated, so the next attempt makes a crash good."""
         client = self._connection.client()
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 

@@ -51,7 +51,9 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     except ConnectionError as error:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-        raise RequestError(f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here") from None
+        raise RequestError(
+            f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here"
+        ) from None
     try:
         yield
     finally:

@@ -2,11 +2,11 @@
 
     with Tracking(storage) as tracking, StageRun(tracking, spec) as run:
         ticket = run.ticket()               # goes to the workers
-        ...                                 # there: tracker = ticket.open(); tracker.resume(step, state); tracker.log(step, metrics)
+        ...  # there: tracker = ticket.open(); tracker.resume(step, state); tracker.log(step, metrics)
         run.result(metrics, artifact, uri)
 
-One actor beside the driver owns MLflow, so that neither the driver nor a worker imports it or waits for it. Nothing here raises because
-MLflow is down: what it could not take stays on disk, and the next command sends it.
+One actor beside the driver owns MLflow, so that neither the driver nor a worker imports it or waits for it. Nothing
+here raises because MLflow is down: what it could not take stays on disk, and the next command sends it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from llmyard.core.errors import Busy
 from llmyard.core.spool import Spool
 from llmyard.core.tracking import (
     Line,
@@ -82,11 +83,12 @@ class LocalService:
 
 
 class Tracking:
-    """A driver's connection to MLflow. Making it also closes runs of killed drivers and sends what earlier commands left, in the background.
+    """A driver's connection to MLflow; it also closes runs of killed drivers and sends what earlier commands left.
 
     Args:
         storage: Decides the store, the files' place and the spool's (`core.tracking`).
-        service: Where the gateway lives; by default a Ray actor on the driver's node, which needs `ray.init` to have happened.
+        service: Where the gateway lives; by default a Ray actor on the driver's node, which needs `ray.init` to have
+            happened.
 
     Raises:
         RequestError: The storage is remote and MLFLOW_TRACKING_URI is not set.
@@ -120,7 +122,9 @@ class Tracking:
     def __enter__(self) -> Tracking:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -170,7 +174,9 @@ class StageRun:
         """Notes the final metrics, and the artifact (`kind/name@version`, address) that the stage made."""
         self._result = {"metrics": dict(metrics), "artifact": artifact, "artifact_uri": artifact_uri}
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._tracker is not None:
             self._tracker.close()
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
@@ -201,9 +207,14 @@ class Ticket:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError:  # the driver's path cannot be made on this machine
             folder = RunFolder(Path(tempfile.gettempdir()) / "llmyard-spool", self.spec.token)
-        if folder.record() is None:
+        record = folder.record()
+        if record is None or record[1].owner != self.spec.owner:
             folder.begin(self.uri, self.spec)
-        return SpoolTracker(Spool(folder.path / name), self.service, self.spec.token, system_seconds)
+        try:
+            spool = Spool(folder.path / name)
+        except Busy:  # a hung predecessor must not stop training; what it wrote is sent when the run ends
+            spool = Spool(folder.path / f"{name}-{os.getpid()}")
+        return SpoolTracker(spool, self.service, self.spec.token, system_seconds)
 
 
 class SpoolTracker:

@@ -1,4 +1,4 @@
-"""From spools to MLflow, without Ray: the sending thread of a worker, and the service that owns the gateway beside the driver.
+"""From spools to MLflow, without Ray: a worker's sending thread, and the service that owns the gateway.
 
 Every run has a folder on disk, so whatever MLflow could not take is sent by the next command:
 
@@ -97,7 +97,8 @@ class Sender:
 
     Args:
         spool: Where the lines come from.
-        send: Returns once MLflow has the lines; raises `TrackingRejected` if it never will, anything else to be tried again.
+        send: Returns once MLflow has the lines; raises `TrackingRejected` if it never will, anything else to be tried
+            again.
         interval: Seconds between sends that are not full; fewer sends cost less CPU, more show a curve sooner.
         longest_pause: The back-off's limit, in seconds.
     """
@@ -140,16 +141,19 @@ class Sender:
 
     def _run(self) -> None:
         pause = self._interval
-        while not self._stopping:
+        while True:
             self._wake.wait(pause)
             self._wake.clear()
-            pause = self._interval
-            with contextlib.suppress(OSError):  # a disk in trouble: the next round tries again
-                while not self._stopping and (more := send_batch(self._spool, self._send, self._note)) is not None:
-                    if not more:
-                        pause = min(max(pause, 0.5) * 2, self._longest_pause)
-                        self._wake.clear()
-                        self._wake.wait(pause)
+            if self._stopping:
+                return
+            try:
+                sent = send_batch(self._spool, self._send)
+            except Exception as error:  # MLflow, the actor or the disk: whatever it is, the lines are kept and go again
+                self._note(error)
+                pause = min(max(pause, 0.5) * 2, self._longest_pause)
+            else:
+                self._note(None)
+                pause = 0.0 if sent > BATCH // 2 else self._interval  # at once only for a backlog, else sends get tiny
 
     def _note(self, failure: Exception | None) -> None:
         if failure and not self.failure:
@@ -159,26 +163,20 @@ class Sender:
         self.failure = failure
 
 
-def send_batch(
-    spool: Spool, send: Callable[[list[Line]], object], note: Callable[[Exception | None], None] = lambda _: None
-) -> bool | None:
-    """Sends one batch: True if it went through, False if it has to be tried again, None if there is nothing to send."""
+def send_batch(spool: Spool, send: Callable[[list[Line]], object]) -> int:
+    """Sends one batch and acknowledges it; returns how many metrics it held. Raises what `send` raises."""
     lines, behind = spool.read(limit=BATCH)
     if not lines:
-        return None
+        return 0
     spool.attempt(behind)  # before the send: should the answer be lost, these lines keep their timestamps
     try:
         send(lines)
     except TrackingRejected as error:
         _log.warning("MLflow refuses metrics, they are kept in %s/rejected.jsonl: %s", spool.directory, error.what)
         spool.reject(lines, behind, error.what)
-    except Exception as error:
-        note(error)
-        return False
     else:
         spool.acknowledge(behind)
-    note(None)
-    return True
+    return sum(len(line.metrics) for line in lines)
 
 
 class TrackingService:
@@ -189,7 +187,8 @@ class TrackingService:
         artifact_root: See `MlflowGateway`.
         root: The spool root.
         environment: The driver's settings for MLflow and its storage, which an actor process does not inherit.
-        background: Close abandoned runs, send leftovers and keep the heartbeat in threads of its own; False leaves that to the caller.
+        background: Close abandoned runs, send leftovers and keep the heartbeat in threads of its own; False leaves
+            that to the caller.
     """
 
     def __init__(
@@ -254,20 +253,28 @@ class TrackingService:
                 return waiting + 1
         return waiting
 
+    def cpu_seconds(self) -> float:
+        """CPU time of this process so far: what tracking costs the machine."""
+        return time.process_time()
+
     def stop(self) -> None:
         """Ends the threads."""
         self._stopped.set()
 
     def _run_id(self, token: str) -> str:
-        if run_id := self._runs.get(token):
-            return run_id
+        if token in self._runs:
+            return self._runs[token]
         folder = RunFolder(self._root, token)
         record = folder.record()
         if record is None:
             raise TrackingUnavailable(f"run {token} is not open here", "its metrics are sent by the next command")
-        if folder.ending() is not None:  # a straggler must not make an ended run RUNNING
+        run_id: str | None = None
+        if folder.ending() is None:
+            self._open.add(token)  # also after this process was killed and restarted
+        else:  # a straggler must not make an ended run RUNNING
             run_id = self._gateway.find_run(token, record[1].experiment)
-        self._runs[token] = run_id = run_id or self._gateway.start_run(record[1])
+        run_id = run_id or self._gateway.start_run(record[1])
+        self._runs[token] = run_id
         return run_id
 
     def _flush(self, folder: RunFolder) -> bool:
@@ -295,10 +302,8 @@ class TrackingService:
         except Busy:
             return False
         try:
-            failures: list[Exception | None] = []
-            while (sent := send_batch(spool, lambda lines: self._gateway.log_batch(run_id, lines), failures.append)) is not None:
-                if not sent:
-                    raise failures[-1] or RuntimeError("a batch failed without a reason")
+            while send_batch(spool, lambda lines: self._gateway.log_batch(run_id, lines)):
+                pass
             return spool.remove()
         finally:
             spool.close()

@@ -63,7 +63,9 @@ def expand(paths: Sequence[str]) -> list[str]:
         path = os.path.expanduser(os.path.expandvars(given))
         unset = re.search(r"\$\{?(\w+)\}?", path)
         if unset:
-            raise RequestError(f"{given}: the environment variable {unset[1]} is not set", f"export {unset[1]}=/your/folder")
+            raise RequestError(
+                f"{given}: the environment variable {unset[1]} is not set", f"export {unset[1]}=/your/folder"
+            )
         if os.path.isdir(path):
             path = os.path.join(path, "*")
         matches = sorted(item for item in glob.glob(path, recursive=True) if os.path.isfile(item))

@@ -43,7 +43,9 @@ class Prepare(Stage):
     sources: tuple[DocumentSource, ...] = Field(min_length=1)
     clean: tuple[CleanStep, ...] = ("normalize", "quality", "deduplicate")
     quality: Quality = Quality()
-    tokenizer: BpeTokenizer | str = Field(BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact.")
+    tokenizer: BpeTokenizer | str = Field(
+        BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact."
+    )
     splits: Splits = Splits()
     block_tokens: int = Field(1024, ge=16, le=65_536, description="Tokens in a block of a shard.")
     documents_per_task: Annotated[int, Field(ge=1)] = Field(1000, description="Documents a Ray task works on at once.")
@@ -139,7 +141,17 @@ Job = Annotated[Prepare | Pretrain | Finetune | Evaluate | Pipeline, Field(discr
 AnyStage = Prepare | Pretrain | Finetune | Evaluate
 AnyJob = AnyStage | Pipeline
 
-__all__ = ["AnyJob", "AnyStage", "Evaluate", "Finetune", "ModelConfig", "Pipeline", "Prepare", "Pretrain", "job_adapter"]
+__all__ = [
+    "AnyJob",
+    "AnyStage",
+    "Evaluate",
+    "Finetune",
+    "ModelConfig",
+    "Pipeline",
+    "Prepare",
+    "Pretrain",
+    "job_adapter",
+]
 
 
 @cache

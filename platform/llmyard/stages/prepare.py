@@ -33,7 +33,7 @@ def parents(config: Prepare, store: ArtifactStore) -> Mapping[str, Artifact]:
     return {"tokenizer": store.get(config.tokenizer, "tokenizer")} if isinstance(config.tokenizer, str) else {}
 
 
-def sources(config: Prepare) -> list[Any]:
+def sources(config: Prepare, parents: Mapping[str, Artifact]) -> list[Any]:
     """Returns the listing of all source files."""
     return [listing(source) for source in config.sources]
 
@@ -43,7 +43,9 @@ def make(config: Prepare, making: Making) -> Made:
     from llmyard.runtime.datasets import map_units
 
     units = plan(config.sources, config.documents_per_task)
-    work = Work(config, making.draft.storage, f"{making.draft.folder}/_making", making.draft.folder, making.draft.lease.fence)
+    work = Work(
+        config, making.draft.storage, f"{making.draft.folder}/_making", making.draft.folder, making.draft.lease.fence
+    )
     rows = [{"index": index, **as_row(unit)} for index, unit in enumerate(units)]
     total = 2 * len(rows) + KEY_PARTITIONS
     done = 0
@@ -76,7 +78,9 @@ def make(config: Prepare, making: Making) -> Made:
         tokens.update(result["tokens"])
         making.progress.update(min(done, total), total, f"{sum(tokens.values()):,} tokens")
     if not tokens["train"]:
-        raise DataError("no document is left for training", "loosen the quality rules or the splits; counts: " + str(dict(totals)))
+        raise DataError(
+            "no document is left for training", "loosen the quality rules or the splits; counts: " + str(dict(totals))
+        )
     entries.append(_keep_listing(config, making))
     characters = max(1, totals["characters"])
     metrics = {
@@ -90,7 +94,11 @@ def make(config: Prepare, making: Making) -> Made:
         "vocab_size": tokenizer.details["vocab_size"],
         "dropped_samples": samples,
         "bad_records": bad[:20],
-        "corpus": {"files": files, "bytes": size, "sources": [source.model_dump(mode="json") for source in config.sources]},
+        "corpus": {
+            "files": files,
+            "bytes": size,
+            "sources": [source.model_dump(mode="json") for source in config.sources],
+        },
     }
     made_here = (tokenizer,) if "tokenizer" not in making.parents else ()
     order = sorted(entries, key=lambda entry: entry.path)
@@ -107,7 +115,6 @@ class Work:
         """Reads and cleans one unit; writes its documents and the keys of its texts by partition."""
         import numpy as np
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         from llmyard.text.clean import clean
 
@@ -221,7 +228,9 @@ class Encode:
             return receipt
         tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
         table = work.kept(index)
-        splits = self._splits(np.array([int.from_bytes(key[8:], "big") for key in table["digest"].to_pylist()], np.uint64))
+        splits = self._splits(
+            np.array([int.from_bytes(key[8:], "big") for key in table["digest"].to_pylist()], np.uint64)
+        )
         ids = tokenizer.encode_batch(table["text"].to_pylist())
         names, sources = table["id"].to_pylist(), table["source"].to_pylist()
         files: list[FileEntry] = []
@@ -241,7 +250,11 @@ class Encode:
         shares = self.work.config.splits
         place = keys.astype("float64") / 2.0**64
         return [
-            "validation" if value < shares.validation else "test" if value < shares.validation + shares.test else "train"
+            "validation"
+            if value < shares.validation
+            else "test"
+            if value < shares.validation + shares.test
+            else "train"
             for value in place
         ]
 
@@ -311,12 +324,14 @@ def _keep_listing(config: Prepare, making: Making) -> FileEntry:
     """Writes the list of source files into the artifact, for lineage."""
     import hashlib
 
-    rows = [{"path": path, "size": size, "modified_ns": time} for files in sources(config) for path, size, time in files]
+    rows = [
+        {"path": path, "size": size, "modified_ns": time} for files in sources(config, {}) for path, size, time in files
+    ]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     making.draft.storage.write(f"{making.draft.folder}/sources.jsonl", data)
     return FileEntry("sources.jsonl", len(data), hashlib.sha256(data).hexdigest())
 
 
 def _corpus_size(config: Prepare) -> tuple[int, int]:
-    files = [file for listed in sources(config) for file in listed]
+    files = [file for listed in sources(config, {}) for file in listed]
     return len(files), sum(int(file[1]) for file in files)

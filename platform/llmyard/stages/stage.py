@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmyard.core.artifacts import Artifact, ArtifactStore, Draft, FileEntry
+from llmyard.core.artifacts import Artifact, ArtifactStore, Draft, FileEntry, code_version
 from llmyard.core.config import Config
 from llmyard.core.fingerprint import fingerprint
 from llmyard.stages.config import ARTIFACT_KIND, AnyStage
@@ -45,15 +45,6 @@ class Made:
     extra_parents: tuple[str, ...] = ()
 
 
-class Run(Protocol):
-    """The tracking of one stage run, as stages see it."""
-
-    run_id: str
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records metrics; never waits."""
-
-
 class Progress(Protocol):
     """Where a stage says how far it is."""
 
@@ -84,16 +75,34 @@ class Context:
     """What all stages of a command share.
 
     Attributes:
-        tracking: Opens the MLflow run of a stage (``runtime.tracking``).
+        tracking: The connection to MLflow (``runtime.tracking.Tracking``).
         progress: Makes the live view of a stage: (stage number, stage) -> Progress.
         force: Run stages anew although their result exists.
-        stop_after: For tests: called with the stage before it is made.
     """
 
     store: ArtifactStore
     tracking: Any
     progress: Callable[[AnyStage], Progress]
     force: bool = False
+    pipeline: str = ""
+
+    def tracked(self, stage: AnyStage, draft: Draft, parents: Mapping[str, Artifact]) -> Any:
+        """Returns the context manager of a stage's MLflow run; one run a version, also after crashes."""
+        from llmyard.core.tracking import Input, RunSpec
+        from llmyard.runtime.tracking import StageRun
+
+        inputs = tuple(
+            Input(item.name, item.version, item.kind, item.uri, item.files_sha256) for item in parents.values()
+        )
+        spec = RunSpec(
+            token=f"{draft.kind}/{draft.name}@{draft.version}",
+            name=f"{stage.kind}-{stage.output}",
+            config=stage.model_dump(mode="json"),
+            inputs=inputs,
+            tags={"llmyard.stage": stage.kind, "llmyard.pipeline": self.pipeline},
+            code_version=code_version(),
+        )
+        return StageRun(self.tracking, spec)
 
 
 class StageModule(Protocol):
@@ -104,7 +113,7 @@ class StageModule(Protocol):
     def parents(self, config: Any, store: ArtifactStore) -> Mapping[str, Artifact]:
         """Returns the inputs by role; raises MissingArtifact."""
 
-    def sources(self, config: Any) -> list[Any]:
+    def sources(self, config: Any, parents: Mapping[str, Artifact]) -> list[Any]:
         """Returns the listing of the files that the stage reads."""
 
     def make(self, config: Any, making: Making) -> Made:
@@ -139,7 +148,7 @@ def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str,
         config=config.decisive(),
         revision=module.REVISION,
         parents={role: parent.reference for role, parent in parents.items()},
-        sources=module.sources(config),
+        sources=module.sources(config, parents),
     )
 
 
@@ -152,18 +161,16 @@ def run_stage(stage: AnyStage, context: Context) -> StageResult:
         done = plan.finished
         return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
     with context.store.begin(kind, stage.output, plan.fingerprint) as draft:
-        inputs = [
-            (item.name, item.version, item.kind, item.uri, item.files_sha256) for item in plan.parents.values()
-        ]
-        with context.tracking.open(stage, draft, inputs) as run:
+        with context.tracked(stage, draft, plan.parents) as run:
             made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
             parents = [item.reference for item in plan.parents.values()] + list(made.extra_parents)
             artifact = draft.commit(
                 config=stage.model_dump(mode="json"),
                 parents=list(dict.fromkeys(parents)),
                 metrics=made.metrics,
-                details={**made.details, "mlflow_run": run.run_id},
+                details={**made.details, "mlflow_run": run.run_id() or ""},
                 files=made.files,
             )
-            run.finish(artifact)
-    return StageResult(stage.kind, (artifact, *made.also), made.metrics, time.monotonic() - began, False, run.run_id)
+            run.result(artifact.metrics, artifact.reference, artifact.uri)
+    seconds = time.monotonic() - began
+    return StageResult(stage.kind, (artifact, *made.also), made.metrics, seconds, False, artifact.details["mlflow_run"])

@@ -43,4 +43,6 @@ def judge(texts: pa.ChunkedArray | pa.Array, rules: Quality) -> Any:
 def han_share(texts: pa.ChunkedArray | pa.Array) -> Any:
     """Returns the share of Chinese characters among all letters of each text, 0 where there are none."""
     letters = pc.cast(pc.count_substring_regex(texts, r"\p{L}"), pa.float64())
-    return pc.divide(pc.cast(pc.count_substring_regex(texts, r"\p{Han}"), pa.float64()), pc.max_element_wise(letters, 1.0))
+    return pc.divide(
+        pc.cast(pc.count_substring_regex(texts, r"\p{Han}"), pa.float64()), pc.max_element_wise(letters, 1.0)
+    )

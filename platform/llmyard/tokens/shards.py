@@ -117,7 +117,8 @@ class ShardWriter:
         columns = {key: self._blocks(parts) for key, parts in streams.items()}
         width = self.block_tokens * self.dtype.itemsize
         schema = pa.schema(
-            [pa.field(key, pa.binary(width), nullable=False) for key in columns], metadata={_META: json.dumps(meta).encode()}
+            [pa.field(key, pa.binary(width), nullable=False) for key in columns],
+            metadata={_META: json.dumps(meta).encode()},
         )
         table = pa.table(columns, schema=schema)
         documents = pa.table(
@@ -137,7 +138,9 @@ class ShardWriter:
             shard = Shard(paths[0])
             for key, column in columns.items():
                 if not np.array_equal(shard.blocks(key).reshape(-1), np.frombuffer(column.buffers()[1], self.dtype)):
-                    raise LlmyardError(f"{paths[0]} reads back altered", "this is a fault of llmyard or the disk: report it")
+                    raise LlmyardError(
+                        f"{paths[0]} reads back altered", "this is a fault of llmyard or the disk: report it"
+                    )
         except BaseException:
             for path in paths:
                 path.unlink(missing_ok=True)

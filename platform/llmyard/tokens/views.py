@@ -23,6 +23,9 @@ class View(Protocol):
     def __call__(self, shard: int, row: int) -> Any:
         """Returns one sample."""
 
+    def length(self, shard: int, row: int) -> int:
+        """Returns a sample's number of tokens, without reading it."""
+
 
 class PackedView:
     """Sequences cut from the token stream one after another; documents are separated by their end tokens.
@@ -45,6 +48,10 @@ class PackedView:
 
     def __call__(self, shard: int, row: int) -> npt.NDArray[Any]:
         return self._shards.shards[shard].read(row * self._length, self._length + 1)
+
+    def length(self, shard: int, row: int) -> int:
+        """Returns the sequence length, the same for all."""
+        return self._length
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,9 @@ class ExampleView:
             raise DataError(f"split {shards.split!r} holds no examples", "check the data and the length limits")
 
     @cached_property
-    def _tables(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+    def _tables(
+        self,
+    ) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
         tables = []
         for shard in self._shards.shards:
             documents = shard.documents
@@ -88,4 +97,10 @@ class ExampleView:
         reader = self._shards.shards[shard]
         at, count = int(start[row]), int(length[row])
         labels = reader.read(at, count, "labels") if "labels" in reader.streams else None
-        return Example(reader.read(at, count), labels, int(target[row]), pairs[ends[row] - ends[0] : ends[row + 1] - ends[0]])
+        return Example(
+            reader.read(at, count), labels, int(target[row]), pairs[ends[row] - ends[0] : ends[row + 1] - ends[0]]
+        )
+
+    def length(self, shard: int, row: int) -> int:
+        """Returns an example's number of tokens."""
+        return int(self._tables[shard][1][row])

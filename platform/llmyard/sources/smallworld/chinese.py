@@ -1,4 +1,6 @@
-"""The Chinese realiser: time and place before the verb, measure words, 了/没有, 把 for known objects, 的-clauses before the noun."""
+"""The Chinese realiser: time and place before the verb, measure words, 了/没有, 把 for known objects, 的-clauses before
+the noun.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,12 @@ class Chinese(Realiser):
     def mention(self, thing: Thing, reference: str) -> None:
         """三盏红色的灯, 那三盏红色的灯, or 它们."""
         if reference == "pronoun":
-            self.writer.put("它" if thing.count == 1 else "它们")
+            self.writer.put("它" if thing.number == 1 else "它们")
             return
         if reference == "definite":
             self.writer.put("那")
         numbers = self.lexicon["numbers"]
-        number = numbers[thing.count - 1][1] if thing.count <= len(numbers) else str(thing.count)
+        number = numbers[thing.number - 1][1] if thing.number <= len(numbers) else str(thing.number)
         _, _, noun, measure = self.lexicon["things"][thing.noun]
         self.writer.put(number, ("count", thing))
         self.writer.put(measure)
@@ -98,6 +100,8 @@ class Chinese(Realiser):
             self.when(time)
             time = None
         if sentence.joint not in ("noun", "who"):
+            if first.adverb:
+                self.fill(self.grammar["adverbs"][first.adverb][0], {})
             self.predicate(first)
         if second is not None:
             self.start_clause()
@@ -114,28 +118,21 @@ class Chinese(Realiser):
             self.fill(self.form(relation[MOOD_FORMS[clause.mood]]), {"o": clause.o})
             return
         event = self.grammar["events"][clause.verb]
-        forms, what = event["forms"], clause.o
+        forms = event["forms"]
         slots: dict[str, Any] = {"r": clause.r, "p": clause.p, "d": clause.d, "x": clause.o}
         slots["m"] = "" if clause.mood == "fact" else self.grammar["moods"][clause.mood][0]
         slots["a"] = "了" if clause.mood == "fact" else ""
         slots["c"] = self.lexicon["colours"].get(clause.c)
-        if type(what) is Thing and "o" not in swapped:
-            reference = self.reference(what)
+        if clause.thing and "o" not in swapped:
+            reference = self.reference(clause.thing)
             kept, self.writer = self.writer, Writer()
-            self.mention(what, reference)
+            self.mention(clause.thing, reference)
             slots["o"], self.writer = self.writer, kept
             if reference != "new" and "definite" in event:
                 forms = event["definite"]
         slots.update(swapped)
         self.fill(self.form(forms), slots)
-
-    def put(self, value: Any) -> None:
-        """Writes a slot's value; here also a phrase that was written ahead."""
-        if type(value) is Writer:
-            value.spans = [span._replace(clause=self.writer.clause) for span in value.spans]
-            self.writer.extend(value)
-        else:
-            super().put(value)
+        self.known(clause)
 
     def question(self, clause: Clause, asked: str) -> Writer:
         """Writes a question: the question word stands where the answer would."""
@@ -146,16 +143,15 @@ class Chinese(Realiser):
             return writer
         word = self.grammar["asks"][asked][0][0]
         swapped: dict[str, str] = {}
-        if asked in ("count", "colour") and type(clause.o) is Thing:
-            _, _, noun, measure = self.lexicon["things"][clause.o.noun]
-            colour = self.lexicon["colours"][clause.o.colour]
+        if asked in ("count", "colour") and clause.thing:
+            _, _, noun, measure = self.lexicon["things"][clause.thing.noun]
+            colour = self.lexicon["colours"][clause.thing.colour]
             swapped["o"] = f"{word}{measure}{colour}的{noun}" if asked == "count" else f"{word}的{noun}"
         if asked == "where":
             swapped["p"] = word
         self.put(word if asked == "who" else clause.s)
         if asked == "when":
             writer.put(word)
-        self.seen.discard(clause.o)  # type: ignore[arg-type]
         self.predicate(clause, **swapped)
         writer.put("？")
         return writer
@@ -166,4 +162,3 @@ class Chinese(Realiser):
         self.mention(thing, "new")
         text, self.writer = self.writer.text, kept
         return text
-

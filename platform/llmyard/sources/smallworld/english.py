@@ -48,20 +48,20 @@ class English(Realiser):
         """three red lamps, the three red lamps, or them."""
         reference = self.reference(thing)
         if reference == "pronoun":
-            self.writer.put("it" if thing.count == 1 else "them")
+            self.writer.put("it" if thing.number == 1 else "them")
             return
         if reference == "definite":
             self.writer.put("the ")
-        self.count_colour_noun(thing)
+        self.number_colour_noun(thing)
 
-    def count_colour_noun(self, thing: Thing) -> None:
+    def number_colour_noun(self, thing: Thing) -> None:
         """Writes "three red lamps" with the number and the colour labelled."""
         numbers = self.lexicon["numbers"]
-        number = numbers[thing.count - 1][0] if thing.count <= len(numbers) else str(thing.count)
+        number = numbers[thing.number - 1][0] if thing.number <= len(numbers) else str(thing.number)
         self.writer.put(number, ("count", thing))
         self.writer.put(" ")
         self.writer.put(thing.colour, ("colour", thing))
-        self.writer.put(f" {self.lexicon['things'][thing.noun][thing.count > 1]}")
+        self.writer.put(f" {self.lexicon['things'][thing.noun][thing.number > 1]}")
 
     def when(self, when: When) -> None:
         """on Monday morning, on March 3."""
@@ -84,7 +84,11 @@ class English(Realiser):
         self.start_clause()
         if first.focus == "o":
             self.last_subject = ()
-            self.fill(self.form(self.grammar["relations"][first.verb]["inverse"]), {"s": first.s, "o": first.o}, len(first.s) > 1)
+            self.fill(
+                self.form(self.grammar["relations"][first.verb]["inverse"]),
+                {"s": first.s, "o": first.o},
+                len(first.s) > 1,
+            )
             writer.put(".")
             return
         time = (second or first).t
@@ -96,6 +100,8 @@ class English(Realiser):
         if aside:
             self.last_subject = ()
         self.fill(self.form(self.grammar["openings"][sentence.opening]), {"s": self.subject(first.s)})
+        if first.adverb and not aside:
+            self.fill(self.grammar["adverbs"][first.adverb][0], {})
         if sentence.joint == "noun":
             writer.put(", ")
             self.fill(self.grammar["relations"][first.verb]["noun"][0], {"o": first.o})
@@ -124,17 +130,15 @@ class English(Realiser):
         else:
             self.fill(self.grammar["moods"][clause.mood], {}, plural)
             self.fill(base, {})
-        self.complement(clause, clause.o)
-
-    def complement(self, clause: Clause, what: Any) -> None:
-        """Writes the object and what follows it."""
-        slots = {"r": clause.r, "p": clause.p, "d": clause.d, "c": clause.c}
-        self.writer.put(" " if type(what) is not tuple and what != "" else "")
-        if type(what) is tuple:  # a place of work that is visited, not a thing
+        if clause.thing:
             self.writer.put(" ")
-            slots["x"] = what  # type: ignore[assignment]
-        else:
-            self.put(what)
+            self.put(clause.thing)
+        self.tail(clause)
+        self.known(clause)
+
+    def tail(self, clause: Clause) -> None:
+        """Writes what follows the verb and its thing."""
+        slots = {"r": clause.r, "p": clause.p, "d": clause.d, "c": clause.c, "x": clause.o}
         self.fill(self.grammar["events"][clause.verb]["tail"], slots)
 
     def question(self, clause: Clause, asked: str) -> Writer:
@@ -145,34 +149,25 @@ class English(Realiser):
         if relation is not None:
             self.fill(self.form(relation[f"ask_{asked}"]), {"s": clause.s, "o": clause.o})
             return writer
-        thing = clause.o if type(clause.o) is Thing else None
-        verbs = self.form(self.grammar["events"][clause.verb]["verbs"])
-        past, base = (self.plain(verb) for verb in verbs)
-        one, many = self.lexicon["things"][thing.noun][:2] if thing else ("", "")
-        plain = clause._replace(p=None) if asked == "where" else clause
-        tail, self.writer = self.writer, Writer()
-        if asked in ("count", "colour"):
-            self.fill(self.grammar["events"][clause.verb]["tail"], {"r": plain.r, "p": plain.p, "d": plain.d, "c": plain.c})
-        else:
-            if thing:
-                self.writer.put(" the ")
-                self.count_colour_noun(thing)
-                self.fill(self.grammar["events"][clause.verb]["tail"], {"r": plain.r, "p": plain.p, "d": plain.d, "c": plain.c})
-            else:
-                self.complement(plain, clause.o)
-        rest, self.writer = self.writer.text, tail
-        noun = f"{thing.colour} {many}" if thing and asked == "count" else (many if thing and thing.count > 1 else one)
-        slots = {"s": clause.s, "v": base + rest, "past": past + rest, "n": noun, "o": ""}
-        self.fill(self.grammar["asks"][asked][0], slots, thing is not None and thing.count > 1)
+        thing = clause.thing
+        past, base = ("".join(verb) for verb in self.form(self.grammar["events"][clause.verb]["verbs"]))
+        self.writer = Writer()
+        if thing and asked not in ("count", "colour"):
+            self.writer.put(" the ")
+            self.number_colour_noun(thing)
+        self.tail(clause._replace(p=None) if asked == "where" else clause)
+        rest, self.writer = self.writer.text, writer
+        many = thing is not None and thing.number > 1
+        slots = {"s": clause.s, "v": base + rest, "past": past + rest, "n": ""}
+        if thing:
+            one, several = self.lexicon["things"][thing.noun][:2]
+            slots["n"] = f"{thing.colour} {several}" if asked == "count" else (several if many else one)
+        self.fill(self.grammar["asks"][asked][0], slots, many)
         return writer
-
-    def plain(self, template: Any) -> str:
-        """The text of a template without slots."""
-        return "".join(template)
 
     def title(self, thing: Thing) -> str:
         """three red lamps."""
         kept, self.writer = self.writer, Writer()
-        self.count_colour_noun(thing)
+        self.number_colour_noun(thing)
         text, self.writer = self.writer.text, kept
         return text

@@ -24,7 +24,7 @@ def read_yaml(file: str) -> Any:
 
 @dataclass(frozen=True)
 class Word:
-    """A name word of two syllables, in both scripts."""
+    """A name word of two syllables (a family name: of one), in both scripts."""
 
     en: str
     zh: str
@@ -37,18 +37,30 @@ def pair_is_held(first: str, second: str) -> bool:
     return stable_hash(f"pair {low} {high}") % HELD_PAIR_SHARE == 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: there is one, and its methods are cached
 class Lexicon:
-    """The lexicon; ``common`` name words occur everywhere, ``reserved`` ones in ``test_names`` only."""
+    """The lexicon; ``common`` name words occur everywhere, ``reserved`` ones in ``test_names`` only.
+
+    A family name is one syllable and occurs in all splits; a person's whole name is reserved with its given name.
+    """
 
     data: dict[str, Any]
     common: tuple[Word, ...]
     reserved: tuple[Word, ...]
+    families: tuple[Word, ...]
 
     @cache  # noqa: B019 - there is one lexicon a process
     def partners(self, word: str, group: str, held: bool) -> tuple[str, ...]:
         """The ids of a group ("things", "colours") that go with the word in held-out (or in all other) combinations."""
         return tuple(other for other in self.data[group] if pair_is_held(word, other) == held)
+
+    @cache  # noqa: B019 - there is one lexicon a process
+    def nouns_for(self, verbs: tuple[str, ...], held: bool) -> tuple[str, ...]:
+        """The thing ids that go with all the verbs; in held-out combinations, those held out with the first verb."""
+        if held:
+            return self.partners(verbs[0], "things", True) or tuple(self.data["things"])
+        allowed = [set(self.partners(verb, "things", False)) for verb in verbs]
+        return tuple(noun for noun in self.data["things"] if all(noun in nouns for nouns in allowed))
 
     @cache  # noqa: B019 - there is one lexicon a process
     def relation_pairs(self, held: bool) -> tuple[tuple[str, str], ...]:
@@ -70,4 +82,5 @@ def lexicon() -> Lexicon:
             if first != second and name not in denied:
                 held = stable_hash(f"name {name}") % HELD_NAME_SHARE == 0
                 words[held].append(Word(name.capitalize(), first_zh + second_zh, name.endswith(endings)))
-    return Lexicon(data, tuple(words[False]), tuple(words[True]))
+    families = tuple(Word(en.capitalize(), zh, False) for en, zh in data["syllables"].items())
+    return Lexicon(data, tuple(words[False]), tuple(words[True]), families)

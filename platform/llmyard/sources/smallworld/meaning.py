@@ -26,7 +26,7 @@ class Entity(NamedTuple):
 class Thing(NamedTuple):
     """So many things of one colour and noun (ids of the lexicon): three red lamps."""
 
-    count: int
+    number: int
     colour: str
     noun: str
 
@@ -45,24 +45,28 @@ class Clause(NamedTuple):
     Attributes:
         verb: A relation or an event id.
         s: The subjects, two when coordinated.
-        o: The objects: a thing, or entities.
+        o: The entities on the other side, two when coordinated.
+        thing: What is bought, given or carried.
         r: The other person of an event (recipient).
         p: Where it happens.
         d: Where it goes.
         t: When it happens.
         c: The new colour, for "paint".
+        adverb: "", or a way to stress a relation: "fact", "course" or "indeed".
         mood: "fact", "not", "will" or "want"; only a fact is true in the world.
         focus: "s" or "o": which side of a relation the sentence is about.
     """
 
     verb: str
     s: tuple[Entity, ...]
-    o: tuple[Entity, ...] | Thing | None = None
+    o: tuple[Entity, ...] = ()
+    thing: Thing | None = None
     r: Entity | None = None
     p: Entity | None = None
     d: Entity | None = None
     t: When | None = None
     c: str = ""
+    adverb: str = ""
     mood: str = "fact"
     focus: str = "s"
 
@@ -70,7 +74,8 @@ class Clause(NamedTuple):
 class Sentence(NamedTuple):
     """One or two clauses about the same subject, or a filler sentence (an index into each language's list).
 
-    ``joint`` says how a second clause hangs on: "and", "but", "who" (the first one is a relative clause) or "noun" (the first one is
+    ``joint`` says how a second clause hangs on: "and", "but", "who" (the first one is a relative clause) or
+    "noun" (the first one is
     an apposition); ``opening`` is "", "then" or "but".
     """
 
@@ -94,12 +99,11 @@ def story_key(sentences: list[Sentence]) -> str:
     parts: list[str] = []
     for sentence in sentences:
         for clause in sentence.clauses:
-            parts.append(f"{clause.verb} {clause.mood} {clause.c}")
+            parts.append(f"{clause.verb} {clause.mood} {clause.c} {clause.adverb}")
             parts.extend(entity.en for entity in clause.s)
-            if type(clause.o) is tuple:
-                parts.extend(entity.en for entity in clause.o)
-            elif clause.o is not None:
-                parts.append(f"{clause.o[0]} {clause.o[1]} {clause.o[2]}")
+            parts.extend(entity.en for entity in clause.o)
+            if clause.thing is not None:
+                parts.append(f"{clause.thing.number} {clause.thing.colour} {clause.thing.noun}")
             parts.extend(entity.en for entity in (clause.r, clause.p, clause.d) if entity is not None)
             if clause.t is not None:
                 parts.append(f"{clause.t.kind} {clause.t.major} {clause.t.minor}")

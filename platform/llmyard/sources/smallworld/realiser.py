@@ -1,4 +1,6 @@
-"""What the English and the Chinese realiser share: slots, mentions and the choice between forms. Neither sees the other's text."""
+"""What the English and the Chinese realiser share: slots, mentions and the choice between forms. Neither sees the
+other's text.
+"""
 
 from __future__ import annotations
 
@@ -79,18 +81,23 @@ class Realiser:
             self.thing(value)
         elif kind is When:
             self.when(value)
+        elif kind is Writer:  # written ahead
+            value.spans = [span._replace(clause=self.writer.clause) for span in value.spans]
+            self.writer.extend(value)
 
     def entity(self, entity: Entity) -> None:
         """Writes a name."""
         self.writer.put(entity.name(self.language), entity)
 
     def reference(self, thing: Thing) -> str:
-        """How to mention the thing: "pronoun" right after its last mention, "definite" later on, "new" the first time."""
+        """How to mention the thing: "pronoun" right after its last mention, "definite" later on, "new" the first
+        time.
+        """
         if thing not in self.seen:
             self.seen.add(thing)
             self.last_thing = thing
             return "new"
-        if thing == self.last_thing and not self.loose():
+        if thing == self.last_thing and not (self.loose() and self.draws.chance(0.4)):
             return "pronoun"
         self.last_thing = thing
         return "definite"
@@ -109,12 +116,23 @@ class Realiser:
             if i:
                 self.writer.put(self.between)
             self.sentence(sentence)
+            # A pronoun must find its noun in the sentence before.
+            if sentence.filler >= 0:
+                self.last_subject = ()
+            if not any(clause.thing for clause in sentence.clauses):
+                self.last_thing = None
         return self.writer
 
     def start_clause(self) -> None:
         """Numbers the clauses in the order in which the story tells them."""
         self.writer.clause = self.clauses
         self.clauses += 1
+
+    def known(self, clause: Clause) -> None:
+        """Takes note that a painted thing goes by its new colour from here on."""
+        if clause.verb == "paint" and clause.thing is not None:
+            self.last_thing = clause.thing._replace(colour=clause.c)
+            self.seen.add(self.last_thing)
 
     # -- each language's own
 
@@ -135,7 +153,7 @@ class Realiser:
         raise NotImplementedError
 
     def question(self, clause: Clause, asked: str) -> Writer:
-        """Writes the question about a clause that asks for its "s", "o", "count", "colour", "who", "when" or "where"."""
+        """Writes the question that asks for "s", "o", "count", "colour", "who", "when" or "where" of a clause."""
         raise NotImplementedError
 
     def title(self, thing: Thing) -> str:
@@ -144,10 +162,14 @@ class Realiser:
 
     def phrase(self, key: str, **slots: Any) -> str:
         """A line of a dialogue, a title or the like: ``key`` is a path such as "dialogue/order"."""
-        node = self.grammar
-        for part in key.split("/"):
-            node = node[part]
         kept, self.writer = self.writer, Writer()
-        self.fill(self.draws.pick(node), slots)
+        self.line(key, **slots)
         line, self.writer = self.writer.text, kept
         return line
+
+    def line(self, key: str, **slots: Any) -> None:
+        """Writes such a line into the text."""
+        node: Any = self.grammar
+        for part in key.split("/"):
+            node = node[part]
+        self.fill(self.form(node), slots)

@@ -1,4 +1,6 @@
-"""Text under construction: every labelled piece gets its offsets when it is written, so no label is ever searched for."""
+"""Text under construction: every labelled piece gets its offsets when it is written, so no label is ever searched
+for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ PIECE = re.compile(r"\{([^}]*)\}|(\[|\])")
 
 
 class Span(NamedTuple):
-    """A stretch ``text[start:end]`` and what it stands for: an entity, or ("count" | "colour" | "when", the thing or time).
+    """A stretch ``text[start:end]`` and what it stands for: an entity, or ("count" | "colour" | "when", the thing
+    or time).
 
     ``clause`` is the number of the statement that it was written in.
     """
@@ -34,7 +37,9 @@ class Writer:
         self.clause = -1
 
     def put(self, text: str, label: Any = None) -> None:
-        """Appends text; with a label, also notes where it stands. The first letter after ``capital = True`` becomes a capital."""
+        """Appends text; with a label, also notes where it stands. The first letter after ``capital = True`` becomes a
+        capital.
+        """
         if not text:
             return
         if self.capital:

@@ -1,0 +1,132 @@
+"""``llmyard artifacts``: the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmyard.cli.shell import Json, StorageOption, shell
+
+app = typer.Typer(help="The artifact store: list, show, lineage, import, remove.", no_args_is_help=True)
+Reference = Annotated[str, typer.Argument(help="[KIND/]NAME[@VERSION]")]
+
+
+@app.command("list")
+def list_artifacts(
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """List committed artifacts, newest first."""
+    from llmyard.core.artifacts import KINDS
+    from llmyard.core.errors import RequestError
+
+    shell.json = as_json
+    if kind is not None and kind not in KINDS:
+        raise RequestError(f"{kind!r} is no kind of artifact", f"one of: {', '.join(KINDS)}")
+    rows = [
+        {"artifact": item.reference, "created": item.created, "made by": str(item.config.get("kind", ""))}
+        for item in shell.store(storage).list(kind)
+    ]
+    _show(rows, "artifacts")
+
+
+@app.command()
+def show(reference: Reference, storage: StorageOption = None, as_json: Json = False) -> None:
+    """Show one artifact: config, parents, metrics, files."""
+    shell.json = as_json
+    artifact = shell.store(storage).get(reference)
+    record: dict[str, Any] = {
+        "artifact": artifact.reference,
+        "path": artifact.uri,
+        "created": artifact.created,
+        "code_version": artifact.code_version,
+        "fingerprint": artifact.fingerprint,
+        "parents": list(artifact.parents),
+        "metrics": artifact.metrics,
+        "details": artifact.details,
+        "config": artifact.config,
+        "files": [{"path": entry.path, "size": entry.size} for entry in artifact.files()],
+    }
+    if shell.json:
+        shell.finish(record)
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command()
+def lineage(reference: Reference, storage: StorageOption = None, as_json: Json = False) -> None:
+    """Show what an artifact was made from, back to the corpus."""
+    shell.json = as_json
+    store = shell.store(storage)
+    if reference.startswith("models:/"):
+        from llmyard.runtime.registry import resolve
+
+        reference = resolve(reference, store.storage.uri)
+    rows = []
+    for depth, item in store.lineage(store.get(reference)):
+        rows.append({"depth": depth, "artifact": item.reference, "what": _what(item)})
+        if not shell.json:
+            typer.echo(f"{'  ' * depth}{item.reference}  {rows[-1]['what']}")
+    shell.finish({"lineage": rows})
+
+
+def _what(artifact: Any) -> str:
+    corpus = artifact.details.get("corpus")
+    if corpus:
+        named = ", ".join(str(source.get("name") or source["kind"]) for source in corpus["sources"])
+        files = f", {corpus['files']} files, {corpus['bytes']:,} bytes (sources.jsonl)" if corpus["files"] else ""
+        return f"corpus: {named}{files}"
+    data = artifact.config.get("data")
+    if isinstance(data, dict):
+        where = ", ".join(data.get("paths", ())) or f"seed {data.get('seed', '')}"
+        return (
+            f"examples: {data['kind']} ({where})"
+            if artifact.kind == "shards"
+            else f"task {artifact.details.get('task')}"
+        )
+    return str(artifact.config.get("kind", ""))
+
+
+@app.command()
+def remove(reference: Reference, storage: StorageOption = None, as_json: Json = False) -> None:
+    """Remove one version; refused while another artifact was made from it."""
+    shell.json = as_json
+    removed = shell.store(storage).remove(reference)
+    if not shell.json:
+        typer.echo(f"removed {removed.reference}")
+    shell.finish({"removed": removed.reference})
+
+
+@app.command("import")
+def import_artifact(
+    kind: Annotated[str, typer.Argument(help="checkpoint, tokenizer, shards or records")],
+    path: Annotated[Path, typer.Argument(help="A folder or file to copy in.")],
+    name: Annotated[str, typer.Argument(help="The name it gets.")],
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Take in an existing checkpoint, tokenizer or data set."""
+    from llmyard.stages.importing import take_in
+
+    shell.json = as_json
+    artifact = take_in(shell.store(storage), kind, path, name)
+    if not shell.json:
+        typer.echo(f"imported {artifact.reference}")
+    shell.finish({"artifacts": [{"kind": kind, "name": name, "version": artifact.version, "path": artifact.uri}]})
+
+
+def _show(rows: list[dict[str, Any]], key: str) -> None:
+    if shell.json:
+        shell.finish({key: rows})
+        return
+    from llmyard.cli.view import columns
+
+    if rows:
+        shell.console().print(columns(rows))
+    else:
+        typer.echo(f"no {key} yet")

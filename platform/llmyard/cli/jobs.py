@@ -1,0 +1,156 @@
+"""``run`` and ``check``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from llmyard.cli.shell import Shell
+from llmyard.core.errors import MissingArtifact, RequestError
+from llmyard.core.jobfile import load_job
+from llmyard.stages.config import AnyJob, AnyStage, job_adapter, stages_of
+
+
+def load(path: Path, overrides: Sequence[str]) -> AnyJob:
+    """Returns the validated job of a file."""
+    job: AnyJob = load_job(path, job_adapter(), overrides)
+    return job
+
+
+def run_job(
+    shell: Shell, path: Path, overrides: Sequence[str], address: str | None, storage: str | None, force: bool
+) -> dict[str, Any]:
+    """Runs a job with its live view and returns what ``--json`` prints."""
+    from llmyard.cli.view import JobView, duration, results_table
+    from llmyard.cli.messages import say
+    from llmyard.stages.run import missing_inputs, run
+
+    job = load(path, overrides)
+    check_files(job)
+    store = shell.store(storage or getattr(job, "storage", None))
+    missing = missing_inputs(job, store)
+    if missing:
+        raise MissingArtifact(
+            "; ".join(missing), f"make them first, or name another --storage than {store.storage.uri}"
+        )
+    check_space(store.storage)
+    console = shell.console()
+    with JobView(console, live=console.is_terminal) as view:
+        results = run(
+            job, storage=store.storage.uri, address=address, force=force, progress=view.stage, on_result=view.result
+        )
+    console.print(results_table(results))
+    console.print(say("total", seconds=duration(sum(result.seconds for result in results))))
+    made = [
+        {"kind": item.kind, "name": item.name, "version": item.version, "path": item.uri, "metrics": item.metrics}
+        for result in results
+        for item in result.artifacts
+    ]
+    return {"artifacts": made, "error": None}
+
+
+def check_files(job: AnyJob) -> None:
+    """Raises RequestError if a source's files are not there."""
+    from llmyard.sources.corpus import listing
+
+    for stage in stages_of(job):
+        for source in getattr(stage, "sources", ()) or ():
+            listing(source)
+        if stage.kind == "finetune":
+            listing(stage.data)
+
+
+def check_space(storage: Any) -> None:
+    """Raises RequestError if a local storage cannot be written or its disk is nearly full."""
+    import os
+    import shutil
+
+    if not storage.is_local:
+        return
+    storage.makedirs("")
+    if not os.access(storage.uri, os.W_OK):
+        raise RequestError(f"the storage {storage.uri} cannot be written", "give another --storage")
+    free = shutil.disk_usage(storage.uri).free
+    if free < 500e6:
+        raise RequestError(
+            f"only {free / 1e6:.0f} MB are free at {storage.uri}", "free some space, or give another --storage"
+        )
+
+
+def check_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str | None, price: float | None) -> None:
+    """Validates and prints the plan."""
+    from llmyard.cli.view import columns
+    from llmyard.stages.run import missing_inputs
+
+    job = load(path, overrides)
+    check_files(job)
+    store = shell.store(storage or getattr(job, "storage", None))
+    missing = missing_inputs(job, store)
+    rows = [describe(stage, job, store, price) for stage in stages_of(job)]
+    if not shell.json:
+        shell.console().print(columns(rows))
+    if missing:
+        raise MissingArtifact("; ".join(missing), "make them first, or name another --storage")
+    shell.finish({"plan": rows})
+
+
+def describe(stage: AnyStage, job: AnyJob, store: Any, price: float | None) -> dict[str, Any]:
+    """Returns what is known of a stage before it runs."""
+    row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state_of(stage, store)}
+    row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}
+    if price is not None:
+        row["cost"] = ""
+    if stage.kind not in ("pretrain", "finetune"):
+        return row
+    from llmyard.models.size import parameters_of, training_bytes, training_flops
+
+    vocab = vocabulary_of(stage, job, store)
+    if stage.model is not None and vocab:
+        longest = stage.sequence_length if stage.kind == "pretrain" else getattr(stage.task, "max_tokens", 1)
+        parameters = parameters_of(stage.model, vocab, longest)
+        length = longest if stage.kind == "pretrain" else TYPICAL_EXAMPLE_TOKENS
+        tokens = stage.steps * stage.batch.size * length
+        hours = training_flops(parameters, tokens) / FLOPS_A_DEVICE / 3600
+        row["parameters"] = f"{parameters:,}"
+        row["memory a worker"] = f"{training_bytes(parameters) / 1e6:,.0f} MB + activations"
+        row["tokens"] = f"{tokens:,}"
+        row["device-hours"] = f"{hours:.3g}"
+        if price is not None:
+            row["cost"] = f"{hours * price:.2f}"
+    return row
+
+
+# What a small float32 model reached on one core of the machine in the README; a GPU user reads it as an upper bound.
+FLOPS_A_DEVICE = 2.0e10
+TYPICAL_EXAMPLE_TOKENS = 64
+
+
+def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:
+    """Returns the vocabulary a stage will have: of the tokenizer in the store, or of the stage that trains it; 0 unknown."""
+    name = stage.shards if stage.kind == "pretrain" else stage.tokenizer
+    for other in stages_of(job):
+        if other.kind == "prepare" and other.output == name and not isinstance(other.tokenizer, str):
+            return other.tokenizer.vocab_size
+    try:
+        return int(store.get(name, "tokenizer").details["vocab_size"])
+    except MissingArtifact:
+        return 0
+
+
+def state_of(stage: AnyStage, store: Any) -> str:
+    """Returns whether a stage would run or be skipped; "run" where an input is not made yet."""
+    from llmyard.stages.stage import plan_stage
+
+    try:
+        return "skip" if plan_stage(stage, store).finished is not None else "run"
+    except MissingArtifact:
+        return "run"
+
+
+def print_json(value: Any) -> None:
+    """Prints plain data as JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

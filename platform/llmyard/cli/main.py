@@ -1,0 +1,170 @@
+"""The command line: thin verbs over the stages; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmyard.cli import artifacts as artifacts_commands
+from llmyard.cli import runs as runs_commands
+from llmyard.cli.messages import say
+from llmyard.cli.shell import Json, Set, Shell, StorageOption, shell
+
+app = typer.Typer(
+    help="llmyard: raw text in, an authenticated endpoint out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(artifacts_commands.app, name="artifacts")
+app.add_typer(runs_commands.app, name="runs")
+
+JobFile = Annotated[Path, typer.Argument(help="A job file; ready ones are in jobs/.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster; by default a private Ray on this machine.")]
+Force = Annotated[bool, typer.Option("--force", help="Run stages anew although nothing changed.")]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options before the command."""
+    shell.debug = debug
+    if version:
+        from llmyard.core.artifacts import code_version
+
+        typer.echo(code_version())
+        raise typer.Exit
+
+
+@app.command(help=say("quickstart_help"))
+def quickstart(
+    storage: StorageOption = None,
+    overrides: Set = None,
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the endpoint running.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    from llmyard.cli.quickstart import run_quickstart
+
+    shell.json = as_json
+    run_quickstart(shell, storage, overrides or [], keep_serving, force)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    overrides: Set = None,
+    address: Address = None,
+    storage: StorageOption = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run a job; finished stages are skipped, interrupted ones continued."""
+    from llmyard.cli.jobs import run_job
+
+    shell.json = as_json
+    shell.finish(run_job(shell, job, overrides or [], address, storage, force))
+
+
+@app.command()
+def check(
+    job: JobFile,
+    overrides: Set = None,
+    storage: StorageOption = None,
+    price: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="Price of one worker's device an hour.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Validate a job without starting anything; print what would run, its size and its cost."""
+    from llmyard.cli.jobs import check_job
+
+    shell.json = as_json
+    check_job(shell, job, overrides or [], storage, price)
+
+
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Checkpoints: NAME[@VERSION] or models:/NAME@ALIAS.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; this machine only by default.")] = "127.0.0.1",
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make another API key and print it.")] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Serve models on this machine, with API keys and a page to try them."""
+    from llmyard.cli.serve import serve_models
+
+    serve_models(shell, models, host, port, new_key, storage)
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(help="A checkpoint: NAME[@VERSION] or models:/NAME@ALIAS.")],
+    text: Annotated[str, typer.Argument(help="The text to translate, tag or go on with.")],
+    target: Annotated[str, typer.Option(help="Translation: the language to translate into.")] = "zh",
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """One answer without a server."""
+    from llmyard.cli.serve import ask_model
+
+    shell.json = as_json
+    ask_model(shell, model, text, target, storage)
+
+
+@app.command()
+def doctor(storage: StorageOption = None, as_json: Json = False) -> None:
+    """Check this machine: Python, packages, CPUs, memory, disk, shared memory, ports, storage."""
+    from llmyard.cli.doctor import examine
+
+    shell.json = as_json
+    examine(shell, storage)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write the files of a new project: a job on your own text and pairs, sample data, a README."""
+    from llmyard.cli.init import write_project
+
+    write_project(shell, folder)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    from llmyard.stages.config import job_adapter
+
+    typer.echo(json.dumps(job_adapter().json_schema(), indent=1, ensure_ascii=False))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
+    from llmyard.core.errors import LlmyardError
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        result: Any = app(given, standalone_mode=False)
+        return int(result or 0)
+    except LlmyardError as error:
+        return shell.failed(error)
+    except KeyboardInterrupt:
+        return shell.interrupted()
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    except Exception as error:
+        return shell.unexpected(error)
+
+
+def script() -> None:
+    """Entry point of the ``llmyard`` command."""
+    sys.exit(main())
+
+
+__all__ = ["Shell", "app", "main", "script"]

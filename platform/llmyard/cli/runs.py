@@ -1,0 +1,70 @@
+"""``llmyard runs``: the tracked runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from llmyard.cli.shell import Json, StorageOption, shell
+
+app = typer.Typer(help="The runs in MLflow: list, compare.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_runs(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, storage: StorageOption = None, as_json: Json = False
+) -> None:
+    """List the newest runs; runs whose process is gone are closed, waiting metrics are sent."""
+    from llmyard.runtime.registry import gateway
+
+    shell.json = as_json
+    with gateway(shell.store(storage).storage.uri) as mlflow:
+        rows = [
+            {
+                "run": run.run_id[:8],
+                "name": run.name,
+                "status": run.status,
+                "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_ms / 1000)),
+                "artifact": run.artifact,
+            }
+            for run in mlflow.runs(limit)
+        ]
+    _table(rows, "runs")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two or more run ids, or their first characters.")],
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show parameters and metrics of runs side by side."""
+    from llmyard.core.errors import RequestError
+    from llmyard.runtime.registry import gateway
+
+    shell.json = as_json
+    with gateway(shell.store(storage).storage.uri) as mlflow:
+        known = [run.run_id for run in mlflow.runs(1000)]
+        chosen = []
+        for given in runs:
+            matches = [run for run in known if run.startswith(given)]
+            if len(matches) != 1:
+                raise RequestError(f"{given!r} names {len(matches)} runs", "see `llmyard runs list`")
+            chosen += matches
+        table = mlflow.compare(chosen)
+    rows = [{"": key, **{run[:8]: values.get(run, "") for run in chosen}} for key, values in table.items()]
+    _table(rows, "comparison")
+
+
+def _table(rows: list[dict[str, Any]], key: str) -> None:
+    if shell.json:
+        shell.finish({key: rows})
+        return
+    from llmyard.cli.view import columns
+
+    if rows:
+        shell.console().print(columns(rows))
+    else:
+        typer.echo(f"no {key} yet")

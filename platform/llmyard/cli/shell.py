@@ -1,0 +1,91 @@
+"""How a command talks to its user: messages on standard error, results on standard output, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmyard.core.errors import LlmyardError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmyard.core.artifacts import ArtifactStore
+
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Where artifacts live; else LLMYARD_STORAGE or ./.llmyard.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="path.to.field=value, validated like the file; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="End standard output in one JSON object.")]
+
+
+@dataclass
+class Shell:
+    """The terminal of one command."""
+
+    debug: bool = False
+    json: bool = False
+
+    def console(self) -> Console:
+        """Returns the console for progress and messages: standard error with ``--json``, else standard output."""
+        from rich.console import Console
+
+        return Console(stderr=self.json, soft_wrap=False)
+
+    def store(self, storage: str | None) -> ArtifactStore:
+        """Returns the artifact store that a command was given."""
+        from llmyard.core.artifacts import ArtifactStore
+        from llmyard.core.storage import Storage
+
+        return ArtifactStore(Storage.resolve(storage))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Ends a command that went well; with ``--json`` prints its result as the last line."""
+        if self.json:
+            typer.echo(json.dumps({"status": "done", **result}, ensure_ascii=False))
+
+    def failed(self, error: LlmyardError) -> int:
+        """Says what went wrong and what to do about it; returns the exit code."""
+        if self.debug:
+            import traceback
+
+            traceback.print_exception(error)
+        typer.echo(f"error: {error}", err=True)
+        return self._ended(error.exit_code, str(error.what))
+
+    def interrupted(self) -> int:
+        """Says that the user stopped the command."""
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        return self._ended(130, "interrupted")
+
+    def unexpected(self, error: Exception) -> int:
+        """Reports a usage error of the command line, or a fault of llmyard."""
+        usage = getattr(error, "format_message", None)
+        if usage is not None:
+            context = getattr(error, "ctx", None)
+            where = f"; see `{context.command_path} --help`" if context is not None else ""
+            typer.echo(f"error: {usage()}{where}", err=True)
+            return self._ended(2, usage())
+        if self.debug:
+            import traceback
+
+            traceback.print_exception(error)
+        lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+        typer.echo(f"error: {text}\n  remedy: run `llmyard --debug ...` for the traceback and report it", err=True)
+        return self._ended(1, text)
+
+    def _ended(self, code: int, text: str) -> int:
+        if self.json:
+            typer.echo(json.dumps({"status": "failed", "artifacts": [], "error": text}, ensure_ascii=False))
+        sys.stdout.flush()
+        return code
+
+
+shell = Shell()

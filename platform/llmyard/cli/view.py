@@ -1,0 +1,128 @@
+"""What a running job shows: one live view on a terminal, plain lines elsewhere, and tables at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from llmyard.cli.messages import say
+from llmyard.stages.config import AnyStage
+from llmyard.stages.stage import StageResult
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class JobView:
+    """Shows the stages of a job while they run.
+
+    Args:
+        console: Where to print.
+        live: Whether the console is a terminal that can be redrawn.
+    """
+
+    def __init__(self, console: Console, live: bool) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not live,
+        )
+        self._live = live
+
+    def stage(self, stage: AnyStage) -> StageView:
+        """Returns the view of one stage."""
+        name = f"{stage.kind} {stage.output}"
+        task = self._bars.add_task(name, total=None, note="")
+        return StageView(name, self._bars, task, None if self._live else self._console)
+
+    def result(self, result: StageResult) -> None:
+        """Shows that a stage has ended."""
+        artifact = result.artifacts[0]
+        for task in self._bars.tasks:
+            if task.description == f"{result.kind} {artifact.name}":
+                self._bars.update(task.id, total=1, completed=1, note="")
+        if result.skipped:
+            line = say("skip_line", stage=result.kind, output=artifact.name, artifact=artifact.reference)
+            self._console.print(line, highlight=False)
+        elif not self._live:
+            self._console.print(
+                f"{result.kind} {artifact.name}: {result.seconds:.1f} s, {artifact.reference}", highlight=False
+            )
+
+    def __enter__(self) -> JobView:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+class StageView:
+    """The line of one stage."""
+
+    def __init__(self, name: str, bars: Progress, task: Any, console: Console | None) -> None:
+        self._name, self._bars, self._task, self._console = name, bars, task, console
+        self._printed = 0.0
+        self._lock = threading.Lock()
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Shows that ``done`` of ``total`` is done."""
+        self._bars.update(self._task, completed=done, total=total, note=note)
+        with self._lock:
+            if self._console is not None and time.monotonic() - self._printed > LINE_EVERY_SECONDS:
+                self._printed = time.monotonic()
+                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {note}", highlight=False)
+
+
+def results_table(results: Sequence[StageResult]) -> Table:
+    """Returns the table a job ends in: stage, time, key figure beside its baseline, artifact, run."""
+    table = Table(show_edge=False, pad_edge=False)
+    for key in ("stage", "output", "time", "figure", "baseline", "artifact", "mlflow"):
+        table.add_column(say(key), overflow="fold", justify="right" if key in ("time", "baseline") else "left")
+    for result in results:
+        artifact = result.artifacts[0]
+        figure, baseline = key_figure(result)
+        spent = say("skipped") if result.skipped else duration(result.seconds)
+        table.add_row(result.kind, artifact.name, spent, figure, baseline, artifact.reference, result.run_id[:8])
+    return table
+
+
+def key_figure(result: StageResult) -> tuple[str, str]:
+    """Returns the figure that says most about a stage's result, and that of its baseline ("" without)."""
+    metrics = result.metrics
+    if result.kind == "prepare":
+        return f"{metrics.get('tokens_train', 0):,.0f} tokens", ""
+    if result.kind == "evaluate":
+        key = str(result.artifacts[0].details["key_metric"])
+        split = next(iter(metrics)).partition("/")[0]
+        return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
+    return f"validation loss {metrics.get('validation_loss', float('nan')):.3f}", ""
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people write it."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns plain rows as a table with the keys on top."""
+    table = Table(show_edge=False, pad_edge=False)
+    for key in rows[0] if rows else ():
+        table.add_column(str(key), overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table

@@ -1,0 +1,123 @@
+"""The engine protocol: what answers requests, free of Ray and HTTP. Every engine passes the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.tasks.task import Annotation
+
+Finish = Literal["stop", "length", "aborted"]
+
+
+class EngineClosed(LlmyardError):
+    """The engine is draining or closed and takes no more requests."""
+
+
+class Unsupported(RequestError):
+    """The model cannot do what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded model can do.
+
+    Attributes:
+        model: Its reference.
+        family: Its architecture.
+        generates: Answers :meth:`Engine.generate`.
+        annotates: Answers :meth:`Engine.annotate`.
+        max_prompt_tokens: Longer prompts are refused.
+    """
+
+    model: str
+    family: str
+    generates: bool
+    annotates: bool
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A prompt to be answered.
+
+    Attributes:
+        id: Unique among the requests under way; names the request to :meth:`Engine.abort`.
+        prompt: Token ids.
+        max_new_tokens: The answer is cut there, with finish ``length``.
+        temperature: 0 takes the likeliest token each time.
+        seed: Of the sampling; equal requests with equal seeds give equal answers.
+    """
+
+    id: str
+    prompt: Sequence[int]
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer; the last one has ``finish``."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(slots=True)
+class Stats:
+    """What an engine has done since it was loaded."""
+
+    requests: int = 0
+    running: int = 0
+    waiting: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    aborted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...] = field(default_factory=tuple)
+    finish: Finish = "stop"
+
+
+class Engine(Protocol):
+    """A loaded model that answers requests concurrently."""
+
+    def capabilities(self) -> Capabilities:
+        """Returns what the model can do."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Yields the answer as it is written; leaving the iterator early stops the work.
+
+        Raises:
+            Unsupported: The model does not generate, or the prompt is too long.
+            EngineClosed: The engine is draining.
+        """
+
+    async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
+        """Returns entities and triples of each text.
+
+        Raises:
+            Unsupported: The model does not annotate, or a text is too long.
+            EngineClosed: The engine is draining.
+        """
+
+    async def encode(self, texts: Sequence[str]) -> list[list[float]]:
+        """Returns a vector for each text: the mean of the encoder's last hidden states."""
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request; its iterator finishes with ``aborted``. Unknown ids are ignored."""
+
+    def stats(self) -> Stats:
+        """Returns counts for monitoring."""
+
+    async def drain(self) -> None:
+        """Takes no more requests and returns when those under way are answered."""

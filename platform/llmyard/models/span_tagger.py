@@ -1,0 +1,110 @@
+"""A bidirectional encoder that tags entity spans and scores relations between them.
+
+Shapes: B batch, T tokens, E entity starts, R relations, D hidden, H size of a relation's query.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel
+
+
+class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
+    """Shape and labels of a :class:`SpanTagger`.
+
+    Attributes:
+        entity_types: Names of the entity types; tag 0 is "outside", 1+2i begins type i, 2+2i goes on in it.
+        relations: Names of the relations.
+    """
+
+    model_type = "llmyard_span_tagger"
+
+    def __init__(
+        self,
+        vocab_size: int = 8000,
+        hidden_size: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        feed_forward_size: int = 512,
+        max_tokens: int = 256,
+        dropout: float = 0.0,
+        entity_types: tuple[str, ...] = (),
+        relations: tuple[str, ...] = (),
+        relation_size: int = 32,
+        pad_token_id: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size, self.hidden_size, self.layers, self.heads = vocab_size, hidden_size, layers, heads
+        self.feed_forward_size, self.max_tokens, self.dropout = feed_forward_size, max_tokens, dropout
+        self.entity_types, self.relations, self.relation_size = list(entity_types), list(relations), relation_size
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+
+class SpanTagger(PreTrainedModel):  # type: ignore[misc]
+    """BERT's encoder with two heads: BIO tags of entities, and relations between the starts of two entities."""
+
+    config_class = SpanTaggerConfig
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012 - nothing is tied
+
+    def __init__(self, config: SpanTaggerConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(
+            BertConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.feed_forward_size,
+                max_position_embeddings=config.max_tokens,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+                pad_token_id=config.pad_token_id,
+                type_vocab_size=1,
+            ),
+            add_pooling_layer=False,
+        )
+        self.tags = nn.Linear(config.hidden_size, 1 + 2 * len(config.entity_types))
+        size = len(config.relations) * config.relation_size
+        self.subjects, self.objects = nn.Linear(config.hidden_size, size), nn.Linear(config.hidden_size, size)
+        self.relation_bias = nn.Parameter(torch.full((len(config.relations),), -2.0))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.05)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def encode(self, tokens_BT: Tensor) -> Tensor:
+        """Returns hidden states (B, T, D).
+
+        In training the sequence begins at a random position, so that all learned positions are learned and a text
+        longer than those of the training set is not met with random ones.
+        """
+        mask = tokens_BT != self.config.pad_token_id
+        length = tokens_BT.shape[1]
+        spare = self.config.max_tokens - length
+        start = int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0
+        positions = torch.arange(start, start + length, device=tokens_BT.device)[None]
+        return self.bert(input_ids=tokens_BT, attention_mask=mask, position_ids=positions).last_hidden_state  # type: ignore[no-any-return]
+
+    def relate(self, hidden_BTD: Tensor, starts_BE: Tensor) -> Tensor:
+        """Returns logits (B, R, E, E): relation r holds from entity i to entity j, by their start tokens."""
+        index = starts_BE[..., None].expand(-1, -1, hidden_BTD.shape[-1])
+        entity_BED = hidden_BTD.gather(1, index)
+        size = self.config.relation_size
+
+        def heads(layer: nn.Linear) -> Tensor:
+            batch, count, _ = entity_BED.shape
+            return layer(entity_BED).view(batch, count, -1, size).transpose(1, 2)  # type: ignore[no-any-return]
+
+        scores = heads(self.subjects) @ heads(self.objects).transpose(-1, -2) / size**0.5
+        return scores + self.relation_bias[None, :, None, None]
+
+    def forward(self, tokens_BT: Tensor, starts_BE: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns tag logits (B, T, tags) and relation logits (B, R, E, E)."""
+        hidden_BTD = self.encode(tokens_BT)
+        return self.tags(hidden_BTD), self.relate(hidden_BTD, starts_BE)

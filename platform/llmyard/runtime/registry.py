@@ -1,0 +1,49 @@
+"""MLflow for commands that start no Ray: the gateway in this process, and names like ``models:/NAME@ALIAS``."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llmyard.core.errors import MissingArtifact, RequestError
+from llmyard.core.tracking import TrackingRejected, TrackingUnavailable, artifact_root, spool_root, tracking_uri
+
+if TYPE_CHECKING:
+    from llmyard.runtime.mlflow_gateway import MlflowGateway
+
+_MODEL = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
+
+
+@contextlib.contextmanager
+def gateway(storage: str) -> Iterator[MlflowGateway]:
+    """Opens the store of a storage's runs; closes abandoned runs and sends waiting metrics first."""
+    from llmyard.runtime.mlflow_gateway import MlflowGateway
+    from llmyard.runtime.tracking_service import TrackingService
+
+    uri = tracking_uri(storage)
+    service = TrackingService(uri, artifact_root(storage), spool_root(storage), background=False)
+    with contextlib.suppress(TrackingUnavailable):
+        service.call("close_abandoned")
+        service.flush_pending()
+    yield MlflowGateway(uri, artifact_root(storage))
+
+
+def resolve(name: str, storage: str) -> str:
+    """Returns the artifact that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` stands for.
+
+    Raises:
+        RequestError: The name is not of that form.
+        MissingArtifact: The registry has no such model or alias.
+    """
+    match = _MODEL.fullmatch(name)
+    if match is None:
+        raise RequestError(f"{name!r} names no registered model", "write models:/NAME@ALIAS or models:/NAME/VERSION")
+    with gateway(storage) as mlflow:
+        try:
+            return mlflow.resolve(match[1], match[2] or match[3])
+        except TrackingRejected as error:
+            raise MissingArtifact(
+                f"{name}: {error.what}", "register it with `register_as` of an evaluate stage"
+            ) from None

@@ -1,0 +1,200 @@
+"""The HTTP API as a plain ASGI application: tested without Ray, run by Ray Serve."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.generation.engine import Delta, EngineClosed
+from llmyard.generation.model import Model, whole
+from llmyard.serving.keys import is_known
+from llmyard.serving.limits import BodyLimit
+from llmyard.serving.protocol import (
+    ChatRequest,
+    ExtractAnswer,
+    ExtractRequest,
+    FoundEntity,
+    FoundTriple,
+    TranslateAnswer,
+    TranslateRequest,
+    error_body,
+)
+from llmyard.tasks.task import Decoding
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+class Refused(Exception):
+    """A request that is answered with an error status."""
+
+    def __init__(self, status: int, message: str, kind: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.body = status, error_body(message, kind, code)
+
+
+class Models:
+    """The models of an endpoint, by name."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def all(self) -> list[Model]:
+        """Returns the models in the order given."""
+        return list(self._models.values())
+
+    def named(self, name: str) -> Model:
+        """Returns a model by name; refuses an unknown one with 404."""
+        model = self._models.get(name)
+        if model is None:
+            there = ", ".join(self._models)
+            raise Refused(
+                404, f"there is no model {name!r}; there is: {there}", "invalid_request_error", "model_not_found"
+            )
+        return model
+
+    def for_task(self, task: str, name: str | None) -> Model:
+        """Returns the named model, or the first for the task; refuses where none fits."""
+        if name is not None:
+            model = self.named(name)
+            if model.task is not None and model.task.name == task:
+                return model
+            raise Refused(400, f"{name!r} is not made for {task}", "invalid_request_error")
+        for model in self.all():
+            if model.task is not None and model.task.name == task:
+                return model
+        raise Refused(404, f"no model here is made for {task}", "invalid_request_error", "model_not_found")
+
+
+def build_api(models: Sequence[Model], key_hashes: Sequence[str], max_body_bytes: int, max_new_tokens: int) -> FastAPI:
+    """Returns the application.
+
+    Args:
+        models: Loaded models.
+        key_hashes: Hashes of the accepted API keys.
+        max_body_bytes: Larger bodies get 413.
+        max_new_tokens: More are refused.
+    """
+    from llmyard import __version__
+
+    there = Models(models)
+    api = FastAPI(
+        title="llmyard", version=__version__, description="Translation, knowledge graphs and chat, zh and en."
+    )
+    api.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    _add_error_handlers(api)
+
+    def authorised(request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not is_known(key.strip(), key_hashes):
+            message = "missing or wrong API key; send `Authorization: Bearer KEY`"
+            raise Refused(401, message, "authentication_error", "invalid_api_key")
+
+    guarded = [Depends(authorised)]
+
+    @api.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def page() -> str:
+        return PAGE.read_text(encoding="utf-8")
+
+    @api.get("/health")
+    def health() -> dict[str, str]:
+        """Returns 200 while the replica can answer."""
+        return {"status": "ok"}
+
+    @api.get("/v1/models", dependencies=guarded)
+    def list_models() -> dict[str, Any]:
+        """Returns the models, each with its artifact and task."""
+        data = [
+            {
+                "id": model.name,
+                "object": "model",
+                "owned_by": "llmyard",
+                "artifact": model.reference,
+                "task": model.task.name if model.task is not None else "causal_lm",
+            }
+            for model in there.all()
+        ]
+        return {"object": "list", "data": data}
+
+    @api.post("/v1/translate", dependencies=guarded)
+    async def translate(body: TranslateRequest) -> TranslateAnswer:
+        """Translates a text between English and Chinese."""
+        model = there.for_task("translation", body.model)
+        text, finish, _ = await whole(model.translate(body.text, body.target_language))
+        return TranslateAnswer(model=model.name, translation=text, finish_reason=finish)
+
+    @api.post("/v1/extract", dependencies=guarded)
+    async def extract(body: ExtractRequest) -> ExtractAnswer:
+        """Finds the entities and triples of a text."""
+        model = there.for_task("knowledge_graph", body.model)
+        (found,) = await model.extract([body.text])
+        return ExtractAnswer(
+            model=model.name,
+            entities=[
+                FoundEntity(text=each.text, type=each.type, start=each.start, end=each.end) for each in found.entities
+            ],
+            triples=[FoundTriple(subject=one, relation=name, object=two) for one, name, two in found.triples],
+        )
+
+    @api.post("/v1/chat/completions", dependencies=guarded)
+    async def chat(body: ChatRequest) -> Response:
+        """Answers a conversation, whole or as a stream of events."""
+        model = there.named(body.model)
+        if body.max_tokens > max_new_tokens:
+            raise Refused(400, f"max_tokens is {body.max_tokens}; at most {max_new_tokens}", "invalid_request_error")
+        if not model.engine.capabilities().generates:
+            raise Refused(400, f"{body.model!r} does not chat; use /v1/extract", "invalid_request_error")
+        decoding = Decoding(body.max_tokens, body.temperature, body.seed)
+        deltas = model.chat([message.model_dump() for message in body.messages], decoding)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
+        if body.stream:
+            # The first piece is awaited here, so that a refusal still becomes an error status.
+            first = await anext(deltas)
+            return StreamingResponse(_events(head, first, deltas), media_type="text/event-stream")
+        text, finish, tokens = await whole(deltas)
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        usage = {"completion_tokens": tokens}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    return api
+
+
+async def _events(head: Mapping[str, Any], first: Delta, deltas: AsyncIterator[Delta]) -> AsyncIterator[str]:
+    """Yields server-sent events; a stream that broke has no ``[DONE]``."""
+
+    def event(delta: Delta) -> str:
+        choice = {"index": 0, "delta": {"content": delta.text}, "finish_reason": delta.finish}
+        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+    yield event(first)
+    async for delta in deltas:
+        yield event(delta)
+    yield "data: [DONE]\n\n"
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    @api.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        said = "; ".join(f"{'.'.join(str(part) for part in item['loc'][1:])}: {item['msg']}" for item in error.errors())
+        return JSONResponse(error_body(said or "the body is not valid", "invalid_request_error"), 400)
+
+    @api.exception_handler(LlmyardError)
+    async def failed(request: Request, error: LlmyardError) -> JSONResponse:
+        if isinstance(error, EngineClosed):
+            return JSONResponse(error_body(str(error), "server_error"), 503, headers={"Retry-After": "1"})
+        if isinstance(error, RequestError):
+            return JSONResponse(error_body(str(error), "invalid_request_error"), 400)
+        return JSONResponse(error_body(error.what, "server_error"), 500)

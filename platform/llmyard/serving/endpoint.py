@@ -1,0 +1,72 @@
+"""An endpoint on Ray Serve: one tier, the replica that speaks HTTP is the one that computes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llmyard.core.artifacts import Artifact
+from llmyard.core.errors import RequestError
+from llmyard.serving.config import Endpoint
+
+APPLICATION = "llmyard"
+
+
+@contextlib.contextmanager
+def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequence[str]) -> Iterator[str]:
+    """Runs an endpoint for the time of the block and yields its URL; Ray must be running.
+
+    Raises:
+        RequestError: The port is taken, or the host is not this machine and there are no keys.
+    """
+    if not key_hashes:
+        raise RequestError("an endpoint needs at least one API key", "make one with --new-key")
+    require_free(config.host, config.port)
+    # On a slow machine the proxy needs longer than Serve's default to answer its first check.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    build = _builder(list(artifacts), list(key_hashes), config)
+    deployment: Any = serve.deployment(serve.ingress(build)())
+    deployment = deployment.options(
+        name=APPLICATION,
+        num_replicas=config.replicas,
+        max_ongoing_requests=64,
+        ray_actor_options={"num_cpus": config.cpus_per_replica},
+    )
+    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    try:
+        quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
+        serve.run(deployment.bind(), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        yield f"http://{config.host}:{config.port}"
+    finally:
+        serve.shutdown()
+
+
+def _builder(artifacts: list[Artifact], key_hashes: list[str], config: Endpoint) -> Any:
+    def build() -> Any:
+        from llmyard.generation.model import Model
+        from llmyard.serving.api import build_api
+
+        threads = max(1, int(config.cpus_per_replica))
+        models = [Model.load(artifact, threads) for artifact in artifacts]
+        return build_api(models, key_hashes, config.max_body_bytes, config.max_new_tokens)
+
+    return build
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises RequestError if nothing can listen at host:port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RequestError(f"cannot listen at {host}:{port}: {error.strerror}", "give another --port") from None

@@ -1,0 +1,86 @@
+"""Requests and answers over HTTP; the chat route is OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+
+
+class Request(BaseModel):
+    """A request; fields we do not know are refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Message(Request):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class ChatRequest(Request):
+    """A conversation to be answered."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(0.0, ge=0, le=5)
+    seed: int = Field(0, ge=0, lt=2**63)
+    stream: bool = False
+
+
+class TranslateRequest(Request):
+    """A text to be translated."""
+
+    text: Text
+    target_language: Literal["en", "zh"]
+    model: str | None = Field(None, description="By default the first translation model.")
+
+
+class TranslateAnswer(BaseModel):
+    """A translation."""
+
+    model: str
+    translation: str
+    finish_reason: str
+
+
+class ExtractRequest(Request):
+    """A text whose entities and triples are wanted."""
+
+    text: Text
+    model: str | None = Field(None, description="By default the first model that extracts.")
+
+
+class FoundEntity(BaseModel):
+    """An entity, with its place in characters."""
+
+    text: str
+    type: str
+    start: int
+    end: int
+
+
+class FoundTriple(BaseModel):
+    """A fact."""
+
+    subject: str
+    relation: str
+    object: str
+
+
+class ExtractAnswer(BaseModel):
+    """Entities and facts of a text."""
+
+    model: str
+    entities: list[FoundEntity]
+    triples: list[FoundTriple]
+
+
+def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
+    """Returns an error in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,257 @@
+"""``evaluate``: held-out metrics of a checkpoint beside a baseline that learns nothing; registered on request.
+
+Answers are written part by part on Ray Data; the driver sees metrics only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.core.errors import RequestError
+from llmyard.core.storage import Storage
+from llmyard.sources.config import ExampleSource
+from llmyard.sources.corpus import listing
+from llmyard.sources.examples import plan_examples, splits_of
+from llmyard.stages.config import Evaluate, Finetune, Pretrain
+from llmyard.stages.finetune import checked
+from llmyard.stages.stage import Made, Making
+from llmyard.tasks.catalogue import task_of
+from llmyard.tasks.task import Annotation, Entity, Record
+
+REVISION = 1
+_SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
+
+
+def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
+    """Returns the checkpoint and, of a base model, the shards it was trained on."""
+    checkpoint = store.get(config.checkpoint, "checkpoint")
+    kind = checkpoint.config.get("kind")
+    if kind not in ("pretrain", "finetune"):
+        raise RequestError(f"{checkpoint.reference} was not trained here: its data is not known", "fine-tune it first")
+    there = (
+        ("validation", "test") if kind == "pretrain" else splits_of(_SOURCE.validate_python(checkpoint.config["data"]))
+    )
+    unknown = [split for split in config.splits if split not in there]
+    if unknown:
+        raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", f"one of: {', '.join(there)}")
+    found = {"checkpoint": checkpoint}
+    if kind == "pretrain":
+        shards = next(item for item in checkpoint.parents if item.startswith("shards/"))
+        found["shards"] = store.get(shards)
+    return found
+
+
+def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
+    """Returns the listing of the example files."""
+    data = parents["checkpoint"].config.get("data")
+    return listing(_SOURCE.validate_python(data)) if data is not None else []
+
+
+def make(config: Evaluate, making: Making) -> Made:
+    """Answers, scores, writes the report, registers."""
+    checkpoint = making.parents["checkpoint"]
+    scored = _perplexity(config, making) if "shards" in making.parents else _task_metrics(config, making)
+    draft = making.draft
+    report = {"checkpoint": checkpoint.reference, "splits": scored}
+    draft.storage.write(f"{draft.folder}/report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+    metrics = {
+        f"{split}/{prefix}{name}": value
+        for split, result in scored.items()
+        for prefix, values in (("", result["metrics"]), ("baseline_", result["baseline"]))
+        for name, value in values.items()
+    }
+    details: dict[str, Any] = {
+        "key_metric": next(iter(scored.values()))["key_metric"],
+        "baseline": next(iter(scored.values()))["baseline_name"],
+        "checkpoint": checkpoint.reference,
+    }
+    if config.register_as is not None:
+        details["registered"] = _register(config, making, checkpoint, metrics)
+    return Made(metrics, details)
+
+
+def _register(config: Evaluate, making: Making, checkpoint: Artifact, metrics: Mapping[str, float]) -> str:
+    assert config.register_as is not None
+    name, alias = config.register_as.name, config.register_as.alias
+    tags = {
+        f"metric.{key.replace('/', '.')}": f"{value:.4f}" for key, value in metrics.items() if "baseline" not in key
+    }
+    version = making.context.tracking.call(
+        "register",
+        name,
+        checkpoint.reference,
+        source=checkpoint.uri,
+        run_id=checkpoint.details.get("mlflow_run") or None,
+        aliases=[alias],
+        tags=tags,
+    )
+    return f"models:/{name}@{alias} (version {version})"
+
+
+def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
+    from llmyard.runtime.datasets import map_with
+
+    checkpoint, shards = making.parents["checkpoint"], making.parents["shards"]
+    trained = Pretrain.model_validate(checkpoint.config)
+    scored = {}
+    for split in config.splits:
+        units = [{"split": split, "part": part, "parts": config.workers} for part in range(config.workers)]
+        total = targets = unigram = 0.0
+        arguments = (checkpoint, shards, trained.sequence_length, config.batch_size, config.limit)
+        for done, row in enumerate(map_with(units, LossWorker, arguments, config.workers), start=1):
+            total, targets, unigram = total + row["loss"], targets + row["targets"], unigram + row["unigram"]
+            making.progress.update(done, len(units), split)
+        scored[split] = {
+            "metrics": {"perplexity": math.exp(total / targets), "loss": total / targets},
+            "baseline": {"perplexity": math.exp(unigram / targets), "loss": unigram / targets},
+            "baseline_name": "token frequencies",
+            "key_metric": "perplexity",
+        }
+    return scored
+
+
+class LossWorker:
+    """Sums the loss over its share of a split's sequences, and that of the training split's token frequencies."""
+
+    def __init__(self, checkpoint: Artifact, shards: Artifact, length: int, batch_size: int, limit: int | None) -> None:
+        from llmyard.models.families import load
+
+        self.model = load(checkpoint.local())
+        self.folder = shards.local()
+        self.length, self.batch_size, self.limit = length, batch_size, limit
+        self.vocab_size = int(self.model.config.vocab_size)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        from llmyard.tokens.order import DataOrder
+        from llmyard.tokens.shards import ShardSet
+        from llmyard.tokens.views import PackedView
+        from llmyard.training.objectives import CausalLmObjective
+
+        counts = np.ones(self.vocab_size)  # add-one smoothing
+        for shard in ShardSet(self.folder, "train").shards:
+            counts += np.bincount(shard.read(0, shard.tokens), minlength=self.vocab_size)
+        surprise = -np.log(counts / counts.sum())
+        view, objective = PackedView(ShardSet(self.folder, unit["split"]), self.length), CausalLmObjective()
+        order = DataOrder(view.rows, 0, shuffle=False)
+        count = min(order.samples_per_epoch, self.limit or order.samples_per_epoch)
+        loss = targets = unigram = 0.0
+        with torch.inference_mode():
+            for at in range(unit["part"] * self.batch_size, count, unit["parts"] * self.batch_size):
+                places = [order[sample] for sample in range(at, min(at + self.batch_size, count))]
+                batch = objective.collate([view(place.shard, place.row) for place in places])
+                loss += float(objective.loss(self.model, batch))
+                targets += objective.targets(batch)
+                unigram += float(surprise[batch["ids"][:, 1:].numpy()].sum())
+        return {"loss": loss, "targets": targets, "unigram": unigram}
+
+
+def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
+    from llmyard.runtime.datasets import map_units, map_with
+
+    checkpoint, draft = making.parents["checkpoint"], making.draft
+    trained = Finetune.model_validate(checkpoint.config)
+    rows = []
+    for split in config.splits:
+        for index, unit in enumerate(plan_examples(trained.data, split)):
+            # Halves of a unit, so that two workers have something to do on a small test set.
+            rows += [{"index": index, "half": half, "limit": config.limit, **asdict(unit)} for half in (0, 1)]
+    parts = f"{draft.folder}/predictions"
+    arguments = (checkpoint, trained, draft.storage, parts, config.batch_size)
+    for done, _ in enumerate(map_with(rows, Predictor, arguments, config.workers), start=1):
+        making.progress.update(done, len(rows) + len(config.splits), "answering")
+    score = Scorer(trained, draft.storage, parts, config.limit)
+    scored = {}
+    for done, row in enumerate(map_units([{"split": split} for split in config.splits], score), start=1):
+        scored[row.pop("split")] = row
+        making.progress.update(len(rows) + done, len(rows) + len(config.splits), "scoring")
+    return {split: scored[split] for split in config.splits}
+
+
+def _part(row: Mapping[str, Any]) -> str:
+    return f"{row['split']}-{row['index']:06d}-{row['half']}.json"
+
+
+def _records(trained: Finetune, row: Mapping[str, Any]) -> list[Record]:
+    records = checked(trained, row)[0]
+    if row.get("limit"):
+        records = records[: max(0, row["limit"] - row["start"])]
+    middle = -(-len(records) // 2)
+    return records[:middle] if row["half"] == 0 else records[middle:]
+
+
+class Predictor:
+    """Answers a unit's records with the engine that also serves, and writes them with their records."""
+
+    def __init__(self, checkpoint: Artifact, trained: Finetune, storage: Storage, folder: str, batch_size: int) -> None:
+        from llmyard.generation.torch_engine import TorchEngine
+
+        self.engine = TorchEngine(checkpoint.local(), checkpoint.reference, threads=1)
+        self.trained, self.storage, self.folder, self.batch_size = trained, storage, folder, batch_size
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        path = f"{self.folder}/{_part(row)}"
+        if self.storage.read(path) is None:
+            task = task_of(self.trained.task)
+            records = _records(self.trained, row)
+            answers: list[Any] = []
+            for at in range(0, len(records), self.batch_size):
+                batch = records[at : at + self.batch_size]
+                if task.output == "spans":
+                    answers += [
+                        asdict(each) for each in self.engine.annotate_batch([record["text"] for record in batch])
+                    ]
+                else:
+                    prompts = [task.prompt(record, self.engine.tokenizer) for record in batch]
+                    answers += self.engine.generate_batch(prompts, task.decoding.max_new_tokens)
+            lines = [{"record": record, "answer": answer} for record, answer in zip(records, answers, strict=True)]
+            self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
+        return {}
+
+
+class Scorer:
+    """Scores one split's answers, and its baseline's."""
+
+    def __init__(self, trained: Finetune, storage: Storage, folder: str, limit: int | None) -> None:
+        self.trained, self.storage, self.folder, self.limit = trained, storage, folder, limit
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        task, split = task_of(self.trained.task), row["split"]
+        lines = []
+        for index, _ in enumerate(plan_examples(self.trained.data, split)):
+            for half in (0, 1):
+                part = self.storage.read(f"{self.folder}/{_part({'split': split, 'index': index, 'half': half})}")
+                lines += json.loads(part or b"[]")
+        if not lines:
+            raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
+        records = [line["record"] for line in lines]
+        answers = [as_prediction(line["answer"]) for line in lines]
+        train: list[Record] = []
+        for unit in plan_examples(self.trained.data, "train"):
+            train += checked(self.trained, asdict(unit))[0]
+        name, naive = task.baseline(train, records)
+        return {
+            "split": split,
+            "examples": len(records),
+            "metrics": task.score(answers, records),
+            "baseline": task.score(naive, records),
+            "baseline_name": name,
+            "key_metric": task.metric,
+        }
+
+
+def as_prediction(answer: Any) -> Any:
+    """Returns a stored answer as the task's metrics take it."""
+    if isinstance(answer, str):
+        return answer
+    entities = tuple(Entity(**entity) for entity in answer["entities"])
+    return Annotation(entities, tuple(tuple(triple) for triple in answer["triples"]))

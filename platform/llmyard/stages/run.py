@@ -1,0 +1,124 @@
+"""A whole job run: Ray and tracking started, stages in order, finished ones skipped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from llmyard.core.artifacts import ArtifactStore
+from llmyard.core.storage import Storage
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, stages_of
+from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage
+
+
+class Silent:
+    """A progress view that shows nothing."""
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Shows nothing."""
+
+
+def run(
+    job: AnyJob,
+    *,
+    storage: str | None = None,
+    address: str | None = None,
+    force: bool = False,
+    progress: Callable[[AnyStage], Progress] = lambda stage: Silent(),
+    on_result: Callable[[StageResult], None] = lambda result: None,
+) -> list[StageResult]:
+    """Runs a job and returns each stage's result.
+
+    Args:
+        job: A stage, or a pipeline of stages.
+        storage: Where artifacts live; by default the job's, ``LLMYARD_STORAGE`` or ``./.llmyard``.
+        address: A running Ray cluster; None works on this machine.
+        force: Run stages anew although their results exist.
+        progress: Makes the live view of a stage.
+        on_result: Called after each stage.
+
+    Raises:
+        RequestError: An input is missing or wrong.
+        LlmyardError: A stage failed.
+    """
+    store = ArtifactStore(Storage.resolve(storage, job.storage if isinstance(job, Pipeline) else None))
+    results: list[StageResult] = []
+    with contextlib.ExitStack() as stack:
+        context: Context | None = None
+        for stage in stages_of(job):
+            if not force and context is None:
+                done = _finished(stage, store)
+                if done is not None:
+                    results.append(done)
+                    on_result(done)
+                    continue
+            if context is None:  # nothing is started for a job whose stages are all done
+                context = stack.enter_context(_started(store, address, force, progress, job))
+            result = run_stage(stage, context)
+            results.append(result)
+            on_result(result)
+    return results
+
+
+def _finished(stage: AnyStage, store: ArtifactStore) -> StageResult | None:
+    plan = plan_stage(stage, store)
+    if plan.finished is None:
+        return None
+    done = plan.finished
+    return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
+
+
+@contextlib.contextmanager
+def _started(
+    store: ArtifactStore, address: str | None, force: bool, progress: Callable[[AnyStage], Progress], job: AnyJob
+) -> Iterator[Context]:
+    from llmyard.core.tracking import tracking_uri
+
+    tracking_uri(store.storage.uri)  # a remote storage without a tracking server is refused before Ray starts
+    from llmyard.runtime.session import session
+    from llmyard.runtime.tracking import Tracking
+
+    name = job.name if isinstance(job, Pipeline) else ""
+    with session(address), Tracking(store.storage.uri) as tracking:
+        yield Context(store, tracking, progress, force, name)
+
+
+def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
+    """Returns the artifacts that a job needs, that no earlier stage of it makes, and that are not in the store."""
+    made: set[tuple[str, str]] = set()
+    missing = []
+    for stage in stages_of(job):
+        for kind, name in inputs_of(stage):
+            bare = name.rpartition("/")[2].partition("@")[0]
+            if (kind, bare) not in made and not _there(store, kind, name):
+                missing.append(f"{stage.kind} {stage.output}: no {kind} {name!r}")
+        made.add((ARTIFACT_KIND[stage.kind], stage.output))
+        if stage.kind == "prepare":
+            made.add(("tokenizer", stage.output))
+    return missing
+
+
+def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
+    """Returns (kind, reference) of the artifacts that a stage names."""
+    named: list[tuple[str, str]] = []
+    if stage.kind == "prepare" and isinstance(stage.tokenizer, str):
+        named.append(("tokenizer", stage.tokenizer))
+    if stage.kind == "pretrain":
+        named.append(("shards", stage.shards))
+    if stage.kind == "finetune":
+        named.append(("tokenizer", stage.tokenizer))
+    if stage.kind == "evaluate":
+        named.append(("checkpoint", stage.checkpoint))
+    if stage.kind in ("pretrain", "finetune") and stage.init != "scratch":
+        named.append(("checkpoint", stage.init))
+    return named
+
+
+def _there(store: ArtifactStore, kind: str, reference: str) -> bool:
+    from llmyard.core.errors import MissingArtifact
+
+    try:
+        store.get(reference, None if "/" in reference else kind)
+    except MissingArtifact:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""What ``pretrain`` and ``finetune`` share: the work of one Ray Train worker, and its watching by the driver."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmyard.core.artifacts import Artifact
+from llmyard.core.storage import Storage
+from llmyard.stages.config import Finetune, Pretrain
+from llmyard.stages.stage import Making
+from llmyard.tokens.tokenizer import FILE
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All a worker needs; picklable.
+
+    Attributes:
+        shards: The training data.
+        tokenizer: Of the model and the data.
+        base: Checkpoint to start from; None for random weights.
+        labels: Label names of a tagging task.
+        folder: The checkpoint's folder in the storage.
+        fence: Of the lease.
+        ticket: Opens the run's tracker.
+        board: Where to say how far it is.
+    """
+
+    config: Pretrain | Finetune
+    storage: Storage
+    shards: Artifact
+    tokenizer: Artifact
+    base: Artifact | None
+    labels: Mapping[str, list[str]]
+    folder: str
+    fence: int
+    ticket: Any
+    board: Any
+
+
+def run_training(job: TrainJob, making: Making) -> dict[str, float]:
+    """Trains on Ray and returns the metrics; the model's files are then in the draft's folder."""
+    import json
+
+    from llmyard.runtime.trainer import run_workers
+
+    steps = job.config.steps
+
+    def watch() -> None:
+        seen = job.board.read()
+        if seen:
+            rate = f"{seen['targets_per_second']:,.0f} tokens/s" if "targets_per_second" in seen else ""
+            making.progress.update(seen.get("step", 0), steps, f"loss {seen.get('loss', math.nan):.3f}  {rate}")
+
+    run_workers(work, job, job.config.resources, making.draft.version, watch)
+    metrics: dict[str, float] = json.loads(job.storage.read(f"{job.folder}/_making/metrics.json") or b"{}")
+    return metrics
+
+
+def work(config: Mapping[str, Any]) -> None:
+    """Trains in one worker: goes on from the newest good checkpoint, and leaves the model in the draft's folder."""
+    import json
+
+    import torch
+    import transformers
+
+    from llmyard.core.tracking import NullTracker
+    from llmyard.models.families import load
+    from llmyard.tokens.tokenizer import Tokenizer
+    from llmyard.training.checkpoint import Checkpoints
+    from llmyard.training.loop import Hooks, mean_loss, train
+    from llmyard.training.peers import Peers
+
+    transformers.utils.logging.set_verbosity_error()
+    job: TrainJob = config["argument"]
+    stage, peers = job.config, Peers.current()
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
+    tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
+    view, validation, objective = _data(job, tokenizer)
+    torch.manual_seed(stage.seed)
+    model = load(job.base.local()) if job.base is not None else _build(job, tokenizer)
+
+    checkpoints = Checkpoints(job.storage, f"{job.folder}/_making/progress", job.fence)
+    start = checkpoints.latest()
+    tracker = job.ticket.open() if peers.rank == 0 else NullTracker()
+    tracker.resume(start[0] if start else 0, bytes(start[1].pop("tracking")) if start else b"")
+    shown = 0.0
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal shown
+        tracker.log(step, metrics)
+        if time.monotonic() - shown > 0.5 or step == stage.steps:
+            shown = time.monotonic()
+            job.board.post(step=step, **metrics)
+
+    def save(step: int, state: dict[str, Any]) -> None:
+        checkpoints.save(step, {**state, "tracking": list(tracker.checkpoint_state())})
+
+    try:
+        metrics = train(model, objective, view, stage, peers, Hooks(log, save), start, device)
+        loss = mean_loss(model, objective, validation, stage, peers)
+        metrics |= {"validation_loss": loss}
+        if stage.kind == "pretrain":
+            metrics |= {"validation_perplexity": math.exp(min(loss, 50.0))}
+        if peers.rank == 0:
+            tracker.log(stage.steps + 1, {key: value for key, value in metrics.items() if key.startswith("validation")})
+            _write_model(job, model, tokenizer)
+            job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
+    finally:
+        tracker.close()
+
+
+def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Any, Any]:
+    """Returns the training view, the validation view and the objective of a job."""
+    from llmyard.tokens.shards import ShardSet
+    from llmyard.tokens.views import ExampleView, PackedView
+    from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective, SpanObjective
+
+    folder = job.shards.local()
+    train, validation = ShardSet(folder, "train"), ShardSet(folder, "validation")
+    if isinstance(job.config, Pretrain):
+        length = job.config.sequence_length
+        return PackedView(train, length), PackedView(validation, length), CausalLmObjective()
+    views = ExampleView(train), ExampleView(validation)
+    if job.labels:
+        return *views, SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
+    smoothing = getattr(job.config.model, "label_smoothing", 0.0)
+    return *views, SequenceToSequenceObjective(tokenizer.pad_id, smoothing)
+
+
+def _build(job: TrainJob, tokenizer: Any) -> Any:
+    from llmyard.models.families import build
+
+    stage = job.config
+    assert stage.model is not None
+    if isinstance(stage, Pretrain):
+        longest = stage.sequence_length
+    else:
+        longest = getattr(stage.task, "max_tokens", 0) or 2
+    return build(
+        stage.model,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        end_id=tokenizer.end_id,
+        max_tokens=longest,
+        entity_types=tuple(job.labels.get("entity_types", ())),
+        relations=tuple(job.labels.get("relations", ())),
+    )
+
+
+def _write_model(job: TrainJob, model: Any, tokenizer: Any) -> None:
+    """Writes model and tokenizer into the draft's folder: all that is needed to run the model elsewhere."""
+    import tempfile
+
+    from llmyard.models.families import save
+
+    with tempfile.TemporaryDirectory(prefix="ly-") as folder:
+        save(model, folder)
+        tokenizer.save(Path(folder, FILE))
+        for file in Path(folder).iterdir():
+            job.storage.write(f"{job.folder}/{file.name}", file.read_bytes())

@@ -1,0 +1,136 @@
+"""What a model is trained to do: samples to batches, batches to a summed loss.
+
+Losses are sums, with their number of targets apart, so that the mean over a global batch is exact however it is
+divided into micro-batches and workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmyard.tokens.views import Example
+
+Batch = dict[str, Tensor]
+IGNORE = -100
+
+
+class Objective(Protocol):
+    """How samples become a loss."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Returns a batch of samples."""
+
+    def targets(self, batch: Batch) -> int:
+        """Returns how many targets the loss of a batch sums over."""
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed loss of a batch."""
+
+
+@dataclass(frozen=True)
+class CausalLmObjective:
+    """Cross-entropy of each token given those before it, in nats."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Returns ``ids`` (B, T+1)."""
+        return {"ids": torch.from_numpy(np.stack(samples).astype(np.int64))}
+
+    def targets(self, batch: Batch) -> int:
+        """Returns B times T."""
+        return int(batch["ids"][:, 1:].numel())
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed cross-entropy."""
+        logits = model(input_ids=batch["ids"][:, :-1], use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["ids"][:, 1:].flatten(), reduction="sum")
+
+
+@dataclass(frozen=True)
+class SequenceToSequenceObjective:
+    """Cross-entropy of the target's tokens given the prompt and those before.
+
+    The decoder starts from the prompt's last token (the separator), so that one sequence in a shard serves both an
+    encoder-decoder and a causal model.
+    """
+
+    pad_id: int
+    label_smoothing: float = 0.0
+
+    def collate(self, samples: Sequence[Example]) -> Batch:
+        """Returns ``source`` (B, S), ``inputs`` (B, T) and ``targets`` (B, T)."""
+        prompts = [sample.tokens[: sample.target_start] for sample in samples]
+        inputs = [sample.tokens[sample.target_start - 1 : -1] for sample in samples]
+        targets = [sample.tokens[sample.target_start :] for sample in samples]
+        return {
+            "source": pad(prompts, self.pad_id),
+            "inputs": pad(inputs, self.pad_id),
+            "targets": pad(targets, IGNORE),
+        }
+
+    def targets(self, batch: Batch) -> int:
+        """Returns the number of target tokens."""
+        return int((batch["targets"] != IGNORE).sum())
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed cross-entropy."""
+        logits = model(batch["source"], batch["inputs"])
+        smoothing = self.label_smoothing if model.training else 0.0
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORE, reduction="sum",
+            label_smoothing=smoothing,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SpanObjective:
+    """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities."""
+
+    pad_id: int
+    relations: int
+
+    def collate(self, samples: Sequence[Example]) -> Batch:
+        """Returns ``tokens`` and ``tags`` (B, T), ``starts`` (B, E), ``valid`` (B, E) and ``related`` (B, R, E, E)."""
+        starts = [np.flatnonzero(sample.labels % 2 == 1) for sample in samples if sample.labels is not None]
+        count = max(1, *(len(each) for each in starts))
+        related = torch.zeros(len(samples), self.relations, count, count)
+        for row, (sample, places) in enumerate(zip(samples, starts, strict=True)):
+            index = {int(place): at for at, place in enumerate(places)}
+            for relation, one, two in sample.pairs.reshape(-1, 3).tolist():
+                related[row, relation, index[one], index[two]] = 1.0
+        return {
+            "tokens": pad([sample.tokens for sample in samples], self.pad_id),
+            "tags": pad([sample.labels for sample in samples], IGNORE),
+            "starts": pad(starts, 0, count),
+            "valid": pad([np.ones(len(each)) for each in starts], 0, count).bool(),
+            "related": related,
+        }
+
+    def targets(self, batch: Batch) -> int:
+        """Returns the number of tagged tokens; the relations' loss is spread over them."""
+        return int((batch["tags"] != IGNORE).sum())
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed loss of tags and relations."""
+        tags, scores = model(batch["tokens"], batch["starts"])
+        tagging = F.cross_entropy(
+            tags.float().flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        both = (batch["valid"][:, :, None] & batch["valid"][:, None, :])[:, None].expand_as(scores)
+        relating = F.binary_cross_entropy_with_logits(scores.float()[both], batch["related"][both], reduction="sum")
+        return tagging + relating
+
+
+def pad(rows: Sequence[Any], value: int, length: int | None = None) -> Tensor:
+    """Returns integer rows of different lengths as one tensor (B, longest)."""
+    longest = length or max(len(row) for row in rows)
+    out = np.full((len(rows), longest), value, dtype=np.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return torch.from_numpy(out)
