@@ -248,7 +248,7 @@ class Attack:
             return []
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
-                self._seen[child.pid] = (child.create_time(), _title(child)[:60])
+                self._seen[child.pid] = (child.create_time(), _title(child)[:60].strip())
         return children
 
     def _compare(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Attack:
             duplicated += sum(count - 1 for count in times.values())
             mismatched += sum(value != value_of(key, step) for step, _, value in rows)
         left: list[str] = []
-        for _ in range(20):  # Ray's own processes take some seconds to notice that their driver was killed
+        for _ in range(60):  # Ray's agents outlive a killed driver by up to half a minute
             left = [title for pid, (start, title) in self._seen.items() if _is_alive(pid, start)]
             if not left:
                 break

@@ -36,7 +36,9 @@ class Shell:
         """Returns the console for progress and messages: standard error with ``--json``, else standard output."""
         from rich.console import Console
 
-        return Console(stderr=self.json, soft_wrap=False)
+        console = Console(stderr=self.json)
+        # A log has no width of its own: wide enough for a table's row to stay on one line.
+        return console if console.is_terminal else Console(stderr=self.json, width=150)
 
     def store(self, storage: str | None) -> ArtifactStore:
         """Returns the artifact store that a command was given."""

@@ -91,13 +91,14 @@ class StageView:
 def results_table(results: Sequence[StageResult]) -> Table:
     """Returns the table a job ends in: stage, time, key figure beside its baseline, artifact, run."""
     table = Table(show_edge=False, pad_edge=False)
-    for key in ("stage", "output", "time", "figure", "baseline", "artifact", "mlflow"):
-        table.add_column(say(key), overflow="fold", justify="right" if key in ("time", "baseline") else "left")
+    for key in ("stage", "time", "figure", "baseline", "artifact", "mlflow"):
+        wide = key in ("time", "baseline", "mlflow")
+        table.add_column(say(key), overflow="fold", no_wrap=wide, justify="right" if key in ("time", "baseline") else "left")
     for result in results:
         artifact = result.artifacts[0]
         figure, baseline = key_figure(result)
         spent = say("skipped") if result.skipped else duration(result.seconds)
-        table.add_row(result.kind, artifact.name, spent, figure, baseline, artifact.reference, result.run_id[:8])
+        table.add_row(result.kind, spent, figure, baseline, artifact.reference, result.run_id[:8])
     return table
 
 

@@ -68,6 +68,16 @@ class Lexicon:
         pairs = combinations(sorted(self.data["relations"]), 2)
         return tuple(pair for pair in pairs if pair_is_held(*pair) == held)
 
+    @cache  # noqa: B019 - there is one lexicon a process
+    def relations_of(self, kind: str) -> tuple[str, ...]:
+        """The relations whose subject is of this kind."""
+        return tuple(relation for relation, rule in self.data["relations"].items() if rule["subject"] == kind)
+
+    @cache  # noqa: B019 - there is one lexicon a process
+    def verbs(self, held: bool) -> tuple[str, ...]:
+        """The events; only those with a thing can make a held-out combination."""
+        return tuple(verb for verb, rule in self.data["events"].items() if "o" in rule["roles"] or not held)
+
 
 @cache
 def lexicon() -> Lexicon:

@@ -74,7 +74,9 @@ class Teller:
         """A thing that may go with the verbs: with all of them, or in held-out stories with one that is held out."""
         draws = self.draws
         nouns = self.lexicon.nouns_for(verbs, self.held)
-        noun = draws.pick([noun for noun in nouns if noun not in self.nouns] or nouns)
+        noun = draws.pick(nouns)
+        while noun in self.nouns and len(self.nouns) < len(nouns):
+            noun = draws.pick(nouns)
         self.nouns.add(noun)
         colour = draws.pick(self.lexicon.partners(noun, "colours", self.held) or tuple(self.lexicon.data["colours"]))
         count = 1 + draws.below(12) if draws.chance(0.8) else 13 + draws.below(87)
@@ -96,6 +98,8 @@ class Teller:
         chosen = list(self.draws.pick(pairs))
         if self.draws.chance(0.5):
             chosen.reverse()
+        if count <= 2:
+            return chosen
         allowed = set(self.lexicon.relation_pairs(False))
         for other in self.draws.shuffled(tuple(self.lexicon.data["relations"])):
             if len(chosen) >= count:
@@ -152,9 +156,7 @@ class Teller:
         if draws.chance(0.4):
             what = (self.entity(draws.pick(("organization", "school"))),)
             return Sentence((Clause(draws.pick(("visit", "write")), (person,), what),))
-        relation = draws.pick(
-            tuple(r for r, rule in self.lexicon.data["relations"].items() if rule["subject"] == "person")
-        )
+        relation = draws.pick(self.lexicon.relations_of("person"))
         clause = self.fact(relation, person, alone=True)
         return Sentence((clause._replace(mood=draws.pick(("not", "want"))),))
 
@@ -165,7 +167,7 @@ class Teller:
     ) -> Clause:
         """A clause about something done, with a time and a place more often than not."""
         draws, events = self.draws, self.lexicon.data["events"]
-        verb = verb or draws.pick([v for v in events if "o" in events[v]["roles"] or not self.held])
+        verb = verb or draws.pick(self.lexicon.verbs(self.held))
         rule = events[verb]
         roles = rule["roles"]
         mood = mood or ("fact" if draws.chance(0.6) else draws.pick(rule["moods"]))
