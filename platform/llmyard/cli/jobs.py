@@ -25,8 +25,8 @@ def run_job(
     shell: Shell, path: Path, overrides: Sequence[str], address: str | None, storage: str | None, force: bool
 ) -> dict[str, Any]:
     """Runs a job with its live view and returns what ``--json`` prints."""
-    from llmyard.cli.view import JobView, duration, results_table
     from llmyard.cli.messages import say
+    from llmyard.cli.view import JobView, duration, results_table
     from llmyard.stages.run import missing_inputs, run
 
     job = load(path, overrides)
@@ -130,7 +130,7 @@ TYPICAL_EXAMPLE_TOKENS = 64
 
 
 def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:
-    """Returns the vocabulary a stage will have: of the tokenizer in the store, or of the stage that trains it; 0 unknown."""
+    """Returns the size of a stage's vocabulary, from the stage that trains it or from the store; 0 if unknown."""
     name = stage.shards if stage.kind == "pretrain" else stage.tokenizer
     for other in stages_of(job):
         if other.kind == "prepare" and other.output == name and not isinstance(other.tokenizer, str):

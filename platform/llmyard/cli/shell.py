@@ -72,7 +72,7 @@ class Shell:
         if usage is not None:
             context = getattr(error, "ctx", None)
             where = f"; see `{context.command_path} --help`" if context is not None else ""
-            typer.echo(f"error: {usage()}{where}", err=True)
+            typer.echo(f"error: {usage().rstrip('.')}{where}", err=True)
             return self._ended(2, usage())
         if self.debug:
             import traceback

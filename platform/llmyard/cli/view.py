@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -92,8 +92,8 @@ def results_table(results: Sequence[StageResult]) -> Table:
     """Returns the table a job ends in: stage, time, key figure beside its baseline, artifact, run."""
     table = Table(show_edge=False, pad_edge=False)
     for key in ("stage", "time", "figure", "baseline", "artifact", "mlflow"):
-        wide = key in ("time", "baseline", "mlflow")
-        table.add_column(say(key), overflow="fold", no_wrap=wide, justify="right" if key in ("time", "baseline") else "left")
+        justify: Literal["left", "right"] = "right" if key in ("time", "baseline") else "left"
+        table.add_column(say(key), overflow="fold", no_wrap=key in ("time", "baseline", "mlflow"), justify=justify)
     for result in results:
         artifact = result.artifacts[0]
         figure, baseline = key_figure(result)

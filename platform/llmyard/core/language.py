@@ -33,6 +33,6 @@ class Messages:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def __call__(self, key: str, **values: object) -> str:
+    def __call__(self, key: str, /, **values: object) -> str:
         """Returns a text with its ``{placeholders}`` filled."""
         return _messages(self._file)[key][user_language()].format(**values)

@@ -1,4 +1,4 @@
-"""A checkpoint ready to answer: its engine and its task, so that serving, evaluation and the command line prompt alike."""
+"""A checkpoint ready to answer: its engine and its task, so that serving and the command line prompt alike."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def parameters_of(config: Gpt2 | EncoderDecoder | Bert, vocab_size: int, max_tok
     if isinstance(config, EncoderDecoder):
         encoder = config.encoder_layers * (attention + feed + 2 * norm)
         decoder = config.decoder_layers * (2 * attention + feed + 3 * norm)
-        return vocab_size * hidden + encoder + decoder + 2 * norm
+        return vocab_size * hidden + encoder + decoder + 2 * norm + 1
     return (vocab_size + max_tokens + 1) * hidden + norm + config.layers * (attention + feed + 2 * norm)
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,6 @@ def expand(paths: Sequence[str]) -> list[str]:
 def listing(source: DocumentSource | Any) -> list[list[str | int]]:
     """Returns path, size and modification time of a source's files: part of the fingerprint; [] for synthetic ones."""
     paths: list[str] = []
-    if isinstance(source, SmallWorldDocuments):
-        return []
     for field in ("paths", "train", "validation", "test"):
         value = getattr(source, field, ())
         if isinstance(value, str):
@@ -87,6 +86,18 @@ def listing(source: DocumentSource | Any) -> list[list[str | int]]:
         elif isinstance(value, tuple):
             paths += expand(value)
     return [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]
+
+
+@cache
+def _smallworld_digest() -> str:
+    package = Path(__file__).with_name("smallworld")
+    files = sorted(path for path in package.iterdir() if path.suffix in (".py", ".yaml"))
+    return digest("\0".join(f"{path.name}\0{path.read_text(encoding='utf-8')}" for path in files)).hex()
+
+
+def revision(source: Any) -> str:
+    """Returns what else than files decides a source's content: a digest of the generator, "" for files."""
+    return _smallworld_digest() if source.kind == "smallworld" else ""
 
 
 def plan(sources: Sequence[DocumentSource], documents_per_task: int) -> list[Unit]:

@@ -17,7 +17,7 @@ from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sources.config import ExampleSource
-from llmyard.sources.corpus import listing
+from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import plan_examples, splits_of
 from llmyard.stages.config import Evaluate, Finetune, Pretrain
 from llmyard.stages.finetune import checked
@@ -51,7 +51,10 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
 def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
     """Returns the listing of the example files."""
     data = parents["checkpoint"].config.get("data")
-    return listing(_SOURCE.validate_python(data)) if data is not None else []
+    if data is None:
+        return []
+    source = _SOURCE.validate_python(data)
+    return [listing(source), revision(source)]
 
 
 def make(config: Evaluate, making: Making) -> Made:

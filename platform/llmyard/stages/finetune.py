@@ -12,7 +12,7 @@ from llmyard.core.errors import DataError
 from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
 from llmyard.sources.config import Records
-from llmyard.sources.corpus import BadRecord, listing
+from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
 from llmyard.stages.config import Finetune
 from llmyard.stages.prepare import folder_for
@@ -38,8 +38,8 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
 
 
 def sources(config: Finetune, parents: Mapping[str, Artifact]) -> list[Any]:
-    """Returns the listing of the example files, and the task's revision."""
-    return [listing(config.data), task_of(config.task).revision]
+    """Returns the listing of the example files, and the revisions of generated data and of the task."""
+    return [listing(config.data), revision(config.data), task_of(config.task).revision]
 
 
 def make(config: Finetune, making: Making) -> Made:

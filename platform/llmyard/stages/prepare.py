@@ -19,7 +19,7 @@ from llmyard.core.artifacts import Artifact, ArtifactStore, FileEntry
 from llmyard.core.errors import DataError
 from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
-from llmyard.sources.corpus import BadRecord, Unit, as_row, digest, listing, plan, read
+from llmyard.sources.corpus import BadRecord, Unit, as_row, digest, listing, plan, read, revision
 from llmyard.stages.config import Prepare
 from llmyard.stages.stage import Made, Making
 
@@ -34,8 +34,8 @@ def parents(config: Prepare, store: ArtifactStore) -> Mapping[str, Artifact]:
 
 
 def sources(config: Prepare, parents: Mapping[str, Artifact]) -> list[Any]:
-    """Returns the listing of all source files."""
-    return [listing(source) for source in config.sources]
+    """Returns the listing of all source files, and the revision of generated sources."""
+    return [[listing(source), revision(source)] for source in config.sources]
 
 
 def make(config: Prepare, making: Making) -> Made:
@@ -89,16 +89,11 @@ def make(config: Prepare, making: Making) -> Made:
         "characters_per_token": characters / sum(tokens.values()),
     }
     metrics.pop("documents_characters", None)
-    files, size = _corpus_size(config)
     details = {
         "vocab_size": tokenizer.details["vocab_size"],
         "dropped_samples": samples,
         "bad_records": bad[:20],
-        "corpus": {
-            "files": files,
-            "bytes": size,
-            "sources": [source.model_dump(mode="json") for source in config.sources],
-        },
+        "corpus": _corpus(config),
     }
     made_here = (tokenizer,) if "tokenizer" not in making.parents else ()
     order = sorted(entries, key=lambda entry: entry.path)
@@ -300,7 +295,7 @@ def _train_tokenizer(config: Prepare, making: Making, work: Work, units: int) ->
             config=config.tokenizer.model_dump(mode="json"),
             parents=[],
             metrics={"vocab_size": float(tokenizer.vocab_size)},
-            details={"vocab_size": tokenizer.vocab_size},
+            details={"vocab_size": tokenizer.vocab_size, "corpus": _corpus(config)},
         )
 
 
@@ -325,13 +320,17 @@ def _keep_listing(config: Prepare, making: Making) -> FileEntry:
     import hashlib
 
     rows = [
-        {"path": path, "size": size, "modified_ns": time} for files in sources(config, {}) for path, size, time in files
+        {"path": path, "size": size, "modified_ns": time}
+        for source in config.sources
+        for path, size, time in listing(source)
     ]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     making.draft.storage.write(f"{making.draft.folder}/sources.jsonl", data)
     return FileEntry("sources.jsonl", len(data), hashlib.sha256(data).hexdigest())
 
 
-def _corpus_size(config: Prepare) -> tuple[int, int]:
-    files = [file for listed in sources(config, {}) for file in listed]
-    return len(files), sum(int(file[1]) for file in files)
+def _corpus(config: Prepare) -> dict[str, Any]:
+    """Returns what lineage shows of the sources."""
+    files = [file for source in config.sources for file in listing(source)]
+    named = [source.model_dump(mode="json") for source in config.sources]
+    return {"files": len(files), "bytes": sum(int(file[1]) for file in files), "sources": named}

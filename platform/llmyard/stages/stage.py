@@ -122,7 +122,7 @@ class StageModule(Protocol):
 
 def module_of(stage: AnyStage) -> StageModule:
     """Returns the module that runs a stage; imported only now, since it may need torch."""
-    return importlib.import_module(f"llmyard.stages.{stage.kind}")  # type: ignore[return-value]
+    return importlib.import_module(f"llmyard.stages.{stage.kind}")
 
 
 @dataclass(frozen=True)
@@ -160,17 +160,19 @@ def run_stage(stage: AnyStage, context: Context) -> StageResult:
     if plan.finished is not None and not context.force:
         done = plan.finished
         return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
-    with context.store.begin(kind, stage.output, plan.fingerprint) as draft:
-        with context.tracked(stage, draft, plan.parents) as run:
-            made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
-            parents = [item.reference for item in plan.parents.values()] + list(made.extra_parents)
-            artifact = draft.commit(
-                config=stage.model_dump(mode="json"),
-                parents=list(dict.fromkeys(parents)),
-                metrics=made.metrics,
-                details={**made.details, "mlflow_run": run.run_id() or ""},
-                files=made.files,
-            )
-            run.result(artifact.metrics, artifact.reference, artifact.uri)
+    with (
+        context.store.begin(kind, stage.output, plan.fingerprint) as draft,
+        context.tracked(stage, draft, plan.parents) as run,
+    ):
+        made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
+        parents = [item.reference for item in plan.parents.values()] + list(made.extra_parents)
+        artifact = draft.commit(
+            config=stage.model_dump(mode="json"),
+            parents=list(dict.fromkeys(parents)),
+            metrics=made.metrics,
+            details={**made.details, "mlflow_run": run.run_id() or ""},
+            files=made.files,
+        )
+        run.result(artifact.metrics, artifact.reference, artifact.uri)
     seconds = time.monotonic() - began
     return StageResult(stage.kind, (artifact, *made.also), made.metrics, seconds, False, artifact.details["mlflow_run"])

@@ -140,10 +140,8 @@ def _build(job: TrainJob, tokenizer: Any) -> Any:
 
     stage = job.config
     assert stage.model is not None
-    if isinstance(stage, Pretrain):
-        longest = stage.sequence_length
-    else:
-        longest = getattr(stage.task, "max_tokens", 0) or 2
+    # A model with sinusoidal positions has no longest sequence and ignores the 1.
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else getattr(stage.task, "max_tokens", 1)
     return build(
         stage.model,
         vocab_size=tokenizer.vocab_size,

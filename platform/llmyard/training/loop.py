@@ -55,7 +55,7 @@ def make_optimizer(model: torch.nn.Module, config: Optimizer) -> torch.optim.Ada
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-# Below this width, casting costs more on a CPU than bfloat16 saves: a 128-wide encoder-decoder took 2.8x as long a step.
+# Below this width casting costs more on a CPU than bfloat16 saves: a 128-wide encoder-decoder took 2.8x as long.
 MIN_BFLOAT16_WIDTH = 512
 
 
