@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel
 
+from llmyard.models.transformer import sinusoids
+
 
 class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
     """Shape and labels of a :class:`SpanTagger`.
@@ -71,6 +73,8 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         self.subjects, self.objects = nn.Linear(config.hidden_size, size), nn.Linear(config.hidden_size, size)
         self.relation_bias = nn.Parameter(torch.full((len(config.relations),), -2.0))
         self.post_init()
+        with torch.no_grad():  # neighbouring positions begin alike: learned in half the steps of random ones
+            self.bert.embeddings.position_embeddings.weight.copy_(0.1 * sinusoids(config.max_tokens, config.hidden_size))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -81,12 +85,12 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
     def encode(self, tokens_BT: Tensor) -> Tensor:
         """Returns hidden states (B, T, D).
 
-        In training the sequence begins at a random position, so that all learned positions are learned and a text
-        longer than those of the training set is not met with random ones.
+        In training the sequence begins at a random position among the first tenth, so that a text somewhat longer
+        than those of the training set does not meet positions that were never learned.
         """
         mask = tokens_BT != self.config.pad_token_id
         length = tokens_BT.shape[1]
-        spare = self.config.max_tokens - length
+        spare = min(self.config.max_tokens - length, self.config.max_tokens // 10)
         start = int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0
         positions = torch.arange(start, start + length, device=tokens_BT.device)[None]
         return self.bert(input_ids=tokens_BT, attention_mask=mask, position_ids=positions).last_hidden_state  # type: ignore[no-any-return]
