@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,6 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     from llmyard.core.errors import LlmyardError
 
     given = sys.argv[1:] if arguments is None else arguments
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = app(given, standalone_mode=False)
         return int(result or 0)
@@ -160,6 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
         return int(leave.exit_code)
     except Exception as error:
         return shell.unexpected(error)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Makes SIGTERM end a command as Ctrl-C does: leases given back, the run marked KILLED, Ray stopped."""
+    raise KeyboardInterrupt
 
 
 def script() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from llmyard.cli.shell import Shell
 from llmyard.core.errors import RequestError
 
 JOB = "quickstart.yaml"
-QUESTIONS = Path(__file__).with_name("questions.yaml")
 MODELS = ("triples", "translator", "base")
 
 
@@ -44,14 +44,12 @@ def run_quickstart(
         store = shell.store(storage)
         models = [store.get(name, "checkpoint") for name in MODELS]
         console.print(f"\n{say('starting_endpoint')}")
-        key = keys.new_key(store.storage)
+        key = keys.PREFIX + secrets.token_urlsafe(32)  # for this endpoint only: it is not stored
         config = Endpoint(models=tuple(model.reference for model in models), port=free_port(8000))
-        with serving(config, models, keys.hashes(store.storage)) as url:
+        with serving(config, models, [keys.hash_of(key)]) as url:
             answers = [ask(url, key, question) for question in questions()]
             for answer in answers:
-                console.print(
-                    f"[bold]{answer['task']}[/]  {answer['question']}\n  -> {answer['answer']}", highlight=False
-                )
+                show(console, answer)
             if keep_serving:
                 console.print(say("serving", models=", ".join(model.reference for model in models), url=url))
                 console.print(say("key_once", key=key), highlight=False)
@@ -64,11 +62,29 @@ def run_quickstart(
 
 
 def questions() -> list[dict[str, Any]]:
-    """Returns the questions that are asked, each with the route it goes to."""
-    import yaml
+    """Returns one held-out question per task and language, with the right answer where the world knows it."""
+    from llmyard.sources.smallworld import SmallWorld
 
-    asked: list[dict[str, Any]] = yaml.safe_load(QUESTIONS.read_text(encoding="utf-8"))
+    world = SmallWorld("dev", 7)
+    asked: list[dict[str, Any]] = []
+    for index in (0, 1):
+        pair = world.example("translation", "test", index)
+        body = {"text": pair["source"], "target_language": pair["target_language"]}
+        task = f"translation {pair['source_language']} → {pair['target_language']}"
+        asked.append({"task": task, "route": "/v1/translate", "body": body, "right": pair["target"]})
+    for index in (0, 1):
+        record = world.example("knowledge_graph", "test", index)
+        right = [(each["subject"], each["relation"], each["object"]) for each in record["triples"]]
+        task = f"knowledge graph {record['language']}"
+        asked.append({"task": task, "route": "/v1/extract", "body": {"text": record["text"]}, "right": facts(right)})
+    chat = {"model": "base", "messages": [{"role": "user", "content": "In the end"}], "max_tokens": 40}
+    asked.append({"task": "chat (base)", "route": "/v1/chat/completions", "body": chat, "right": ""})
     return asked
+
+
+def facts(triples: Iterable[tuple[str, str, str]]) -> str:
+    """Returns triples as one line."""
+    return "; ".join(f"({', '.join(each)})" for each in sorted(triples))
 
 
 def ask(url: str, key: str, question: dict[str, Any]) -> dict[str, str]:
@@ -83,10 +99,21 @@ def ask(url: str, key: str, question: dict[str, Any]) -> dict[str, str]:
     if "translation" in body:
         answer = body["translation"]
     elif "triples" in body:
-        answer = "; ".join(f"({each['subject']}, {each['relation']}, {each['object']})" for each in body["triples"])
+        answer = facts((each["subject"], each["relation"], each["object"]) for each in body["triples"])
     else:
         answer = body["choices"][0]["message"]["content"]
-    return {"task": question["task"], "question": question["shown"], "answer": " ".join(answer.split())}
+    text = question["body"].get("text") or question["body"]["messages"][0]["content"]
+    return {"task": question["task"], "question": text, "answer": " ".join(answer.split()), "right": question["right"]}
+
+
+def show(console: Any, answer: dict[str, str]) -> None:
+    """Prints a question, its answer and the right one."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{answer['task']}[/]  {escape(answer['question'])}", highlight=False)
+    console.print(f"  {say('answer')}: {escape(answer['answer'])}", highlight=False)
+    if answer["right"]:
+        console.print(f"  [dim]{say('right')}: {escape(answer['right'])}[/]", highlight=False)
 
 
 def next_steps(console: Any, storage: str) -> None:

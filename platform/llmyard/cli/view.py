@@ -116,7 +116,8 @@ def key_figure(result: StageResult) -> tuple[str, str]:
 
 def duration(seconds: float) -> str:
     """Returns a time as people write it."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min {seconds % 60:02.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -53,8 +53,14 @@ def parse_job(text: str, name: str, adapter: TypeAdapter[Model], overrides: Sequ
         raise ConfigError(
             f"{place}: not valid YAML: {error.problem or error.context}", "mend the syntax there"
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}", "mend the syntax") from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position].split("\n")
+        place = f"{name}:{len(before)}:{len(before[-1]) + 1}"
+        raise ConfigError(
+            f"{place}: not valid YAML: a character U+{ord(text[error.position]):04X}", "remove it"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply, or an alias holds itself", "mend the structure") from None
     problems = [
         f"{name}:{again.line}:{again.column}: {_dotted(path)}: stands twice (first at line {first.line})"
         for path, again, first in found.duplicates
@@ -111,7 +117,7 @@ def _override(found: Positioned, item: str) -> Path:
 
 
 def _index(items: list[Any], part: str, override: str) -> int:
-    if part.isdigit() and int(part) < len(items):
+    if part.isdecimal() and int(part) < len(items):
         return int(part)
     named = [item.get("output", item.get("name")) if isinstance(item, dict) else None for item in items]
     if part in named:

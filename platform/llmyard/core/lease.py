@@ -43,15 +43,20 @@ class Lease:
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
+    @property
+    def _claim(self) -> str:
+        return f"{self.fence:06d}-{self.token}.json"
+
     def _beat(self) -> None:
         record = {"owner": this_process(), "value": self.value, "time": time.time()}
-        self.storage.write(f"{self.folder}/{self.fence:06d}-{self.token}.json", json.dumps(record).encode())
+        self.storage.write(f"{self.folder}/{self._claim}", json.dumps(record).encode())
 
     def _keep_alive(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                self._beat()
-            except LlmyardError:
+                if self._claim in _claims(self.storage, self.folder):  # else released by who took over
+                    self._beat()
+            except (LlmyardError, OSError):
                 continue  # a full disk shall not end the owner; the commit checks the fence
 
     def start(self) -> None:
@@ -61,7 +66,7 @@ class Lease:
     def check(self) -> None:
         """Raises Busy if another owner has taken the lease over."""
         claims = _claims(self.storage, self.folder)
-        if not claims or claims[-1] != f"{self.fence:06d}-{self.token}.json":
+        if not claims or claims[-1] != self._claim:
             raise Busy(
                 f"another run has taken over {self.folder}", "this run's late result is dropped; use the other's"
             )
@@ -80,8 +85,10 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        if self._claim not in _claims(self.storage, self.folder)[-1:]:
+            return  # taken over: the claim that counts is another's
         record = {"owner": "", "value": self.value, "time": 0.0}
-        self.storage.write(f"{self.folder}/{self.fence:06d}-{self.token}.json", json.dumps(record).encode())
+        self.storage.write(f"{self.folder}/{self._claim}", json.dumps(record).encode())
 
     def __enter__(self) -> Lease:
         return self
@@ -121,10 +128,10 @@ def acquire(storage: Storage, folder: str, new_value: str, tries: int = 5) -> Le
         lease = Lease(storage, folder, fence, uuid.uuid4().hex[:8], value, taken_over=former is not None)
         lease._beat()
         rivals = [claim for claim in _claims(storage, folder) if int(claim[:6]) >= fence]
-        if rivals == [f"{fence:06d}-{lease.token}.json"]:
+        if rivals == [lease._claim]:
             lease.start()
             return lease
-        storage.delete(f"{folder}/{fence:06d}-{lease.token}.json")
+        storage.delete(f"{folder}/{lease._claim}")
         time.sleep(random.uniform(0.05, 0.3))
     raise Busy(f"several runs claim {folder} at once", "run the command again")
 
@@ -137,8 +144,11 @@ def _read(storage: Storage, path: str) -> dict[str, str | float] | None:
     data = storage.read(path)
     if data is None:
         return None
-    record: dict[str, str | float] = json.loads(data)
-    return record
+    try:
+        record: dict[str, str | float] = json.loads(data)
+    except ValueError:
+        return None  # not whole: its owner is gone
+    return record if isinstance(record, dict) and {"owner", "value", "time"} <= set(record) else None
 
 
 def _lives(record: dict[str, str | float]) -> bool:

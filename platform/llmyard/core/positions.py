@@ -36,6 +36,10 @@ class Positioned:
     duplicates: list[tuple[Path, Position, Position]]
 
 
+# What PyYAML's constructors let out: a 13th month, an integer of 5,000 digits, `!!int` with nothing behind it.
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 with the two surprises removed that bite in job files: ``no`` is text, ``3e-4`` is a number."""
 
@@ -78,7 +82,7 @@ def read_scalar(text: str) -> Any:
     """Returns the value that ``text`` has in a job file: a number, a truth value, a list, or the text itself."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, *_UNREADABLE):
         return text
 
 
@@ -96,7 +100,10 @@ def _build(node: yaml.Node, path: Path, loader: _Loader, found: Positioned) -> A
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), loader, found) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    try:
+        return loader.construct_object(node, deep=True)
+    except _UNREADABLE as error:
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 def _position(node: yaml.Node) -> Position:

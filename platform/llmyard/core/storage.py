@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 DEFAULT_STORAGE = ".llmyard"
+Names = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Storage:
 
     def __init__(self, uri: str) -> None:
         self.is_local = "://" not in uri or uri.startswith("file://")
-        self.uri = os.path.abspath(uri.removeprefix("file://")) if self.is_local else uri.rstrip("/")
+        self.uri = (
+            os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))) if self.is_local else uri.rstrip("/")
+        )
 
     @classmethod
     def resolve(cls, given: str | None = None, from_job: str | None = None) -> Storage:
@@ -120,7 +123,7 @@ class Storage:
         for item in sorted(found, key=lambda entry: str(entry.path)):
             yield FileStat(item.path[len(root) :].lstrip("/"), item.size or 0, item.mtime_ns or 0)
 
-    def folders(self, path: str) -> list[str]:
+    def folders(self, path: str) -> Names:
         """Returns the names of the folders directly in a folder."""
         from pyarrow import fs
 

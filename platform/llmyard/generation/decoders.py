@@ -70,19 +70,20 @@ class CausalDecoder:
         self._mask = (columns >= (longest - lengths)[:, None]).long()
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._positions = lengths[:, None]
-        out = self._model(input_ids=ids, attention_mask=self._mask, position_ids=positions, use_cache=True)
+        # Of a prompt only the last logits are wanted: those of all positions would take B * T * V floats.
+        out = self._model(
+            input_ids=ids, attention_mask=self._mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
         self._cache = out.past_key_values
         return out.logits[:, -1]  # type: ignore[no-any-return]
 
     def step(self, tokens_B1: Tensor) -> Tensor:
-        """Reads one more token of each sequence; past the model's last position, the last one is used again."""
+        """Reads one more token of each sequence; the engine ends a sequence before the model's positions do."""
         self._mask = torch.cat((self._mask, torch.ones_like(tokens_B1)), 1)
-        limit = getattr(self._model.config, "n_positions", None)
-        positions = self._positions if limit is None else self._positions.clamp(max=limit - 1)
         out = self._model(
             input_ids=tokens_B1,
             attention_mask=self._mask,
-            position_ids=positions,
+            position_ids=self._positions,
             past_key_values=self._cache,
             use_cache=True,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from llmyard.core.errors import LlmyardError, RequestError
@@ -30,6 +30,8 @@ class Capabilities:
         generates: Answers :meth:`Engine.generate`.
         annotates: Answers :meth:`Engine.annotate`.
         max_prompt_tokens: Longer prompts are refused.
+        max_total_tokens: Prompt and answer together; an answer ends there with ``length``. One more than the model has
+            positions, because the last token is written and never read. None: no such end.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Capabilities:
     generates: bool
     annotates: bool
     max_prompt_tokens: int
+    max_total_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class GenerateRequest:
     Attributes:
         id: Unique among the requests under way; names the request to :meth:`Engine.abort`.
         prompt: Token ids.
-        max_new_tokens: The answer is cut there, with finish ``length``.
+        max_new_tokens: At least 1; the answer is cut there, with finish ``length``.
         temperature: 0 takes the likeliest token each time.
         seed: Of the sampling; equal requests with equal seeds give equal answers.
     """
@@ -60,7 +63,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer; the last one has ``finish``."""
+    """A piece of an answer; the last one has ``finish``.
+
+    The texts add up to the decoding of all token ids. A character is in one piece: a piece may be empty while its bytes
+    are being written. The token that ends an answer is not part of it.
+    """
 
     token_ids: tuple[int, ...]
     text: str
@@ -69,7 +76,17 @@ class Delta:
 
 @dataclass(slots=True)
 class Stats:
-    """What an engine has done since it was loaded."""
+    """What an engine has done since it was loaded.
+
+    Attributes:
+        requests: Calls taken so far.
+        running: Answers being written now.
+        waiting: Calls taken and not begun.
+        prompt_tokens: Read, in prompts that were begun.
+        generated_tokens: Written into answers.
+        aborted: Answers that ended early because their reader left or they were aborted.
+        failed: Answers that ended because the model failed.
+    """
 
     requests: int = 0
     running: int = 0
@@ -77,15 +94,7 @@ class Stats:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     aborted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
-
-    text: str
-    token_ids: tuple[int, ...] = field(default_factory=tuple)
-    finish: Finish = "stop"
+    failed: int = 0
 
 
 class Engine(Protocol):
@@ -94,12 +103,13 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
         """Yields the answer as it is written; leaving the iterator early stops the work.
 
         Raises:
-            Unsupported: The model does not generate, or the prompt is too long.
+            Unsupported: The model does not generate, or the prompt is empty, too long or not of its vocabulary.
             EngineClosed: The engine is draining.
+            LlmyardError: The model failed; later requests are not touched.
         """
 
     async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
@@ -117,7 +127,7 @@ class Engine(Protocol):
         """Ends a request; its iterator finishes with ``aborted``. Unknown ids are ignored."""
 
     def stats(self) -> Stats:
-        """Returns counts for monitoring."""
+        """Returns counts for monitoring, as they are now."""
 
     async def drain(self) -> None:
         """Takes no more requests and returns when those under way are answered."""

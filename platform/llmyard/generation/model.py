@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from llmyard.core.artifacts import Artifact
 from llmyard.generation.engine import Delta, Engine, GenerateRequest, Unsupported
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.tasks.catalogue import task_of
-from llmyard.tasks.config import KnowledgeGraph, Translation
+from llmyard.tasks.config import Task as TaskConfig
 from llmyard.tasks.task import Annotation, Decoding, Task
+from llmyard.tasks.translation import LANGUAGE_TOKENS
 from llmyard.tokens.tokenizer import Tokenizer
 
 
@@ -37,43 +40,62 @@ class Model:
         engine = TorchEngine(artifact.local(), artifact.reference, threads)
         return cls(artifact.reference, artifact.name, engine, engine.tokenizer, task_of_checkpoint(artifact))
 
-    def translate(self, text: str, target: str, decoding: Decoding | None = None) -> AsyncIterator[Delta]:
+    def translate(self, text: str, target: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields the translation of a text into ``target`` (en or zh).
 
         Raises:
-            Unsupported: The model does not translate, or not into that language.
+            Unsupported: The model does not translate, not into that language, or not a text so long.
         """
-        if self.task is None or self.task.name != "translation":
-            raise Unsupported(f"{self.name} does not translate", "choose a translation model")
-        if target not in ("en", "zh"):
-            raise Unsupported(f"cannot translate into {target!r}", "supported: en, zh")
-        record = {"source": text, "target_language": target}
-        return self._generate(self.task.prompt(record, self.tokenizer), decoding or self.task.decoding)
+        prompt = self._translation_prompt(text, target)
+        return self.answer(prompt, decoding or (self.task.decoding if self.task else Decoding()))
 
     async def extract(self, texts: Sequence[str]) -> list[Annotation]:
         """Returns entities and triples of texts."""
         return await self.engine.annotate(texts)
 
-    def complete(self, text: str, decoding: Decoding) -> AsyncIterator[Delta]:
+    def complete(self, text: str, decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what a base model says after a text."""
-        ids = self.tokenizer.encode(text) or [self.tokenizer.end_id]
-        limit = self.engine.capabilities().max_prompt_tokens
-        # What is read and written must fit the positions that the model has.
-        room = max(1, limit - decoding.max_new_tokens)
-        return self._generate(ids[-room:], decoding)
+        return self.answer(self._completion_prompt(text), decoding)
 
-    def chat(self, messages: Sequence[dict[str, str]], decoding: Decoding) -> AsyncIterator[Delta]:
-        """Yields the answer to the last user message; a translation model translates it into the other language."""
-        text = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-        if self.task is not None and self.task.name == "translation":
-            return self.translate(text, "en" if mostly_chinese(text) else "zh", decoding)
-        return self.complete(text, decoding)
+    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Returns the tokens that ask for an answer to the last user message.
 
-    def _generate(self, prompt: list[int], decoding: Decoding) -> AsyncIterator[Delta]:
+        These models are not tuned to converse: a translation model translates the message into the other language, a
+        base model goes on writing after it; what was said before is not read.
+
+        Raises:
+            Unsupported: There is no user message, or the model does not take this one.
+        """
+        text = next((message["content"] for message in reversed(messages) if message["role"] == "user"), None)
+        if text is None:
+            raise Unsupported("there is no message of the user", 'send one with "role": "user"')
+        if self.task is None:
+            return self._completion_prompt(text)
+        return self._translation_prompt(text, "en" if mostly_chinese(text) else "zh")
+
+    def answer(self, prompt: Sequence[int], decoding: Decoding) -> AsyncGenerator[Delta]:
+        """Yields what the model writes after a prompt."""
         request = GenerateRequest(
             uuid.uuid4().hex, prompt, decoding.max_new_tokens, decoding.temperature, decoding.seed
         )
         return self.engine.generate(request)
+
+    def _completion_prompt(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text) or [self.tokenizer.end_id]
+
+    def _translation_prompt(self, text: str, target: str) -> list[int]:
+        if self.task is None or self.task.name != "translation":
+            raise Unsupported(f"{self.name} does not translate", "choose a translation model")
+        if target not in LANGUAGE_TOKENS:
+            raise Unsupported(f"cannot translate into {target!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
+        prompt = self.task.prompt({"source": text, "target_language": target}, self.tokenizer)
+        source = self.tokenizer.encode(text)
+        # The task cuts a source that is too long; half a text translated in silence is worse than a refusal.
+        if prompt[1:-1] != source:
+            raise Unsupported(
+                f"the text has {len(source)} tokens; {self.name} translates {len(prompt) - 2} at once", "split it"
+            )
+        return prompt
 
 
 def task_of_checkpoint(artifact: Artifact) -> Task | None:
@@ -81,8 +103,7 @@ def task_of_checkpoint(artifact: Artifact) -> Task | None:
     config = artifact.details.get("task_config")
     if not config:
         return None
-    kinds = {"translation": Translation, "knowledge_graph": KnowledgeGraph}
-    return task_of(kinds[config["kind"]].model_validate(config))
+    return task_of(TypeAdapter(TaskConfig).validate_python(config))
 
 
 def mostly_chinese(text: str) -> bool:
@@ -93,8 +114,9 @@ def mostly_chinese(text: str) -> bool:
 
 async def whole(deltas: AsyncIterator[Delta]) -> tuple[str, str, int]:
     """Returns (text, finish, tokens) of an answer."""
-    text, finish, tokens = "", "stop", 0
+    parts, finish, tokens = [], "stop", 0
     async for delta in deltas:
-        text, tokens = text + delta.text, tokens + len(delta.token_ids)
+        parts.append(delta.text)
+        tokens += len(delta.token_ids)
         finish = delta.finish or finish
-    return text, finish, tokens
+    return "".join(parts), finish, tokens

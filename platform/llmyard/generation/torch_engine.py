@@ -8,13 +8,16 @@ batch.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
+import math
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,17 +25,22 @@ from llmyard.core.errors import LlmyardError
 from llmyard.core.seeds import mix
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
+from llmyard.generation.tagging import tag
+from llmyard.generation.text_stream import TextStream
 from llmyard.models.families import load
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.transformer import TransformerModel
-from llmyard.tasks.knowledge_graph import entities_of, merge_mentions
 from llmyard.tasks.task import Annotation
 from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
 from llmyard.training.objectives import pad
 
 MAX_BATCH = 32
 MAX_PROMPT_TOKENS = 4096
-MAX_ENTITIES = 64  # a text with more has its relations looked for among the first ones only
+# Colder than this the likeliest token is taken: the division would overflow, and the draw could not differ.
+MIN_TEMPERATURE = 1e-4
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -40,10 +48,12 @@ class _Sequence:
     """A request under way, with the tokens written so far."""
 
     request: GenerateRequest
-    emit: Callable[[Delta | Exception], None]
+    emit: Callable[[Delta | LlmyardError], None]
+    room: int
+    stream: TextStream
     aborted: threading.Event = field(default_factory=threading.Event)
     ids: list[int] = field(default_factory=list)
-    shown: str = ""
+    finished: bool = False
 
 
 @dataclass(eq=False)
@@ -60,7 +70,7 @@ class TorchEngine:
     Args:
         folder: A saved model with its ``tokenizer.json``.
         name: Reference shown in :meth:`capabilities`.
-        threads: CPU threads to compute with; None leaves torch's setting.
+        threads: CPU threads to compute with; None leaves torch's setting, which all engines of a process share.
         device: Where to compute.
     """
 
@@ -72,40 +82,31 @@ class TorchEngine:
         self.tokenizer = Tokenizer.load(Path(folder, FILE))
         self._device = torch.device(device)
         self._model = load(folder).to(self._device)
-        self._name = name
+        self._able = _capabilities(self._model, name)
         self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
         self._live: dict[str, _Sequence] = {}
         self._stats = Stats()
         self._closed = False
+        self._door = threading.Lock()  # nothing is put behind the mark that ends the thread
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
-        annotates = isinstance(self._model, SpanTagger)
-        config = self._model.config
-        limit = getattr(config, "n_positions", None) or getattr(config, "max_tokens", None) or MAX_PROMPT_TOKENS
-        return Capabilities(self._name, config.model_type, not annotates, annotates, int(limit))
+        return self._able
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
         """Yields the answer as it is written."""
-        able = self.capabilities()
-        if not able.generates:
-            raise Unsupported(f"{able.model} tags text, it does not write", "use its annotate route")
-        if not 0 < len(request.prompt) <= able.max_prompt_tokens:
-            raise Unsupported(
-                f"the prompt has {len(request.prompt)} tokens; {able.model} takes 1 to {able.max_prompt_tokens}",
-                "shorten it",
-            )
         loop = asyncio.get_running_loop()
-        deltas: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        sequence = _Sequence(request, lambda delta: _post(loop, deltas, delta))
-        self._submit(sequence)
-        self._live[request.id] = sequence
+        deltas: asyncio.Queue[Delta | LlmyardError] = asyncio.Queue()
+        sequence = self._sequence(request, lambda delta: _post(loop, deltas, delta))
+        if self._live.setdefault(request.id, sequence) is not sequence:
+            raise Unsupported(f"a request with the id {request.id!r} is under way", "give each its own")
         try:
+            self._submit(sequence)
             while True:
                 delta = await deltas.get()
-                if isinstance(delta, Exception):
+                if isinstance(delta, LlmyardError):
                     raise delta
                 yield delta
                 if delta.finish is not None:
@@ -115,44 +116,44 @@ class TorchEngine:
             self._live.pop(request.id, None)
 
     def generate_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-        """Returns greedy answers to many prompts at once, for work that does not stream."""
-        results: list[str | Exception] = [""] * len(prompts)
-        done = threading.Semaphore(0)
+        """Returns greedy answers to many prompts at once, for work that does not stream.
 
-        def emitter(index: int) -> Callable[[Delta | Exception], None]:
-            def emit(delta: Delta | Exception) -> None:
-                if isinstance(delta, Exception):
-                    results[index] = delta
-                    done.release()
+        Raises:
+            LlmyardError: As :meth:`generate` does; then no answer is returned.
+        """
+        results: list[Future[str]] = []
+
+        def emitter(parts: list[str], result: Future[str]) -> Callable[[Delta | LlmyardError], None]:
+            def emit(delta: Delta | LlmyardError) -> None:
+                if isinstance(delta, LlmyardError):
+                    result.set_exception(delta)
                     return
-                results[index] = str(results[index]) + delta.text
+                parts.append(delta.text)
                 if delta.finish is not None:
-                    done.release()
+                    result.set_result("".join(parts))
 
             return emit
 
+        sequences = []
         for index, prompt in enumerate(prompts):
-            self._submit(_Sequence(GenerateRequest(str(index), prompt, max_new_tokens), emitter(index)))
-        for _ in prompts:
-            done.acquire()
-        answers = []
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-            answers.append(result)
-        return answers
+            results.append(Future())
+            request = GenerateRequest(str(index), prompt, max_new_tokens)
+            sequences.append(self._sequence(request, emitter([], results[-1])))
+        for sequence in sequences:
+            self._submit(sequence)
+        return [result.result() for result in results]
 
     async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
         """Returns entities and triples of each text."""
-        return await asyncio.wrap_future(self._call(lambda: self._annotate(list(texts))))  # type: ignore[no-any-return]
+        return await asyncio.wrap_future(self._call(self._annotate, texts))
 
     def annotate_batch(self, texts: Sequence[str]) -> list[Annotation]:
         """Like :meth:`annotate`, for callers without an event loop."""
-        return self._call(lambda: self._annotate(list(texts))).result()  # type: ignore[no-any-return]
+        return self._call(self._annotate, texts).result()
 
     async def encode(self, texts: Sequence[str]) -> list[list[float]]:
         """Returns a vector for each text."""
-        return await asyncio.wrap_future(self._call(lambda: self._encode(list(texts))))  # type: ignore[no-any-return]
+        return await asyncio.wrap_future(self._call(self._encode, texts))
 
     def abort(self, request_id: str) -> None:
         """Ends a request."""
@@ -161,9 +162,8 @@ class TorchEngine:
             sequence.aborted.set()
 
     def stats(self) -> Stats:
-        """Returns counts for monitoring."""
-        self._stats.waiting = self._queue.qsize()
-        return self._stats
+        """Returns counts for monitoring, as they are now."""
+        return dataclasses.replace(self._stats, waiting=self._queue.qsize())
 
     async def drain(self) -> None:
         """Takes no more requests and returns when those under way are answered."""
@@ -172,19 +172,50 @@ class TorchEngine:
 
     def close(self, wait: bool = True) -> None:
         """Like :meth:`drain`, for callers without an event loop."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
         if wait:
             self._thread.join()
 
-    def _submit(self, item: _Sequence | _Call) -> None:
-        if self._closed:
-            raise EngineClosed("the engine is shutting down", "send the request again")
-        self._queue.put(item)
+    def _sequence(self, request: GenerateRequest, emit: Callable[[Delta | LlmyardError], None]) -> _Sequence:
+        """Returns the sequence of a request that the model can answer; raises Unsupported for any other.
 
-    def _call(self, run: Callable[[], Any]) -> Future[Any]:
-        call = _Call(run, Future())
+        What is checked here would else fail in the model, and with it all requests of the batch.
+        """
+        able, prompt = self._able, request.prompt
+        if not able.generates:
+            raise Unsupported(f"{able.model} tags text, it does not write", "use its annotate route")
+        if not 0 < len(prompt) <= able.max_prompt_tokens:
+            said = f"the prompt has {len(prompt)} tokens; {able.model} takes 1 to {able.max_prompt_tokens}"
+            raise Unsupported(said, "shorten it")
+        if min(prompt) < 0 or max(prompt) >= self._model.config.vocab_size:
+            raise Unsupported(f"the prompt has ids that {able.model} does not know", "use its own tokenizer")
+        if request.max_new_tokens < 1:
+            raise Unsupported(f"max_new_tokens is {request.max_new_tokens}", "ask for 1 at least")
+        if not 0 <= request.temperature < math.inf:
+            raise Unsupported(f"the temperature is {request.temperature}", "give 0 or more")
+        room = request.max_new_tokens
+        if able.max_total_tokens is not None:
+            room = min(room, able.max_total_tokens - len(prompt))
+        return _Sequence(request, emit, room, TextStream(self.tokenizer))
+
+    def _submit(self, item: _Sequence | _Call) -> None:
+        with self._door:
+            if self._closed:
+                raise EngineClosed("the engine is shutting down", "send the request again")
+            self._stats.requests += 1
+            self._queue.put(item)
+
+    def _call(self, run: Callable[[Sequence[str]], list[T]], texts: Sequence[str]) -> Future[list[T]]:
+        """Has the computing thread work on texts, a batch at a time."""
+        texts = list(texts)
+
+        def batches() -> list[T]:
+            return [item for at in range(0, len(texts), MAX_BATCH) for item in run(texts[at : at + MAX_BATCH])]
+
+        call = _Call(batches, Future())
         self._submit(call)
         return call.future
 
@@ -192,40 +223,39 @@ class TorchEngine:
         """The computing thread: calls one by one, generations in batches."""
         last = False
         while not last:
-            first = self._queue.get()
-            items = [first]
+            items = [self._queue.get()]
             while len(items) < MAX_BATCH and not self._queue.empty():
                 items.append(self._queue.get_nowait())
-            sequences = [item for item in items if isinstance(item, _Sequence)]
             last = None in items
             for item in items:
                 if isinstance(item, _Call):
                     _run(item)
-            if sequences:
-                try:
-                    self._generate(sequences)
-                except Exception as error:
-                    failure = error if isinstance(error, LlmyardError) else LlmyardError(f"the engine failed: {error}")
-                    for sequence in sequences:
-                        sequence.emit(failure)
-                self._stats.running = 0
+            sequences = [item for item in items if isinstance(item, _Sequence) and not self._ended(item)]
+            if not sequences:
+                continue
+            try:
+                self._generate(sequences)
+            except Exception as error:
+                failure = _failure(error)
+                for sequence in sequences:
+                    if not sequence.finished:
+                        self._stats.failed += 1
+                        self._emit(sequence, failure)
 
     @torch.inference_mode()
     def _generate(self, sequences: list[_Sequence]) -> None:
         stats = self._stats
-        stats.requests += len(sequences)
         stats.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
+        stats.running = len(sequences)
         decoder = decoder_of(self._model, self.tokenizer.pad_id)
         logits_BV = decoder.start([list(sequence.request.prompt) for sequence in sequences], self._device)
-        while sequences:
-            stats.running = len(sequences)
+        while True:
             chosen = self._choose(logits_BV, sequences)
-            stats.generated_tokens += len(sequences)
             kept = [row for row, sequence in enumerate(sequences) if self._advance(sequence, chosen[row])]
+            if not kept:
+                return
             if len(kept) < len(sequences):
                 sequences = [sequences[row] for row in kept]
-                if not sequences:
-                    return
                 decoder.select(torch.tensor(kept, device=self._device))
             logits_BV = decoder.step(torch.tensor([sequence.ids[-1:] for sequence in sequences], device=self._device))
 
@@ -234,7 +264,7 @@ class TorchEngine:
         chosen: list[int] = logits_BV.argmax(-1).tolist()
         for row, sequence in enumerate(sequences):
             request = sequence.request
-            if request.temperature > 0:
+            if request.temperature > MIN_TEMPERATURE:
                 generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
                 shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
                 chosen[row] = int(torch.multinomial(shares, 1, generator=generator))
@@ -242,81 +272,75 @@ class TorchEngine:
 
     def _advance(self, sequence: _Sequence, token: int) -> bool:
         """Takes a new token into a sequence and emits it; returns whether the sequence goes on."""
-        finish: Finish | None = None
-        if sequence.aborted.is_set():
-            finish = "aborted"
-            self._stats.aborted += 1
-        elif token == self.tokenizer.end_id:
-            finish = "stop"
-        else:
-            sequence.ids.append(token)
-            if len(sequence.ids) >= sequence.request.max_new_tokens:
-                finish = "length"
-        text = self.tokenizer.decode(sequence.ids)
-        # Bytes of an unfinished character decode to U+FFFD: hold them back until the character is whole.
-        whole = text if finish else text.rstrip("\ufffd")
-        new, sequence.shown = whole[len(sequence.shown) :], whole
-        sequence.emit(Delta(tuple(sequence.ids[-1:]) if finish in (None, "length") else (), new, finish))
+        if self._ended(sequence):
+            return False
+        if token == self.tokenizer.end_id:
+            self._emit(sequence, Delta((), sequence.stream.end(), "stop"))
+            return False
+        sequence.ids.append(token)
+        self._stats.generated_tokens += 1
+        finish: Finish | None = "length" if len(sequence.ids) >= sequence.room else None
+        text = sequence.stream.add(token)
+        self._emit(sequence, Delta((token,), text + sequence.stream.end() if finish else text, finish))
         return finish is None
 
-    @torch.inference_mode()
-    def _annotate(self, texts: list[str]) -> list[Annotation]:
-        model = self._model
-        if not isinstance(model, SpanTagger):
-            raise Unsupported(f"{self._name} writes text, it does not tag", "use its generate route")
-        encoded = self._encoded(texts)
-        tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id).to(
-            self._device
-        )
-        hidden_BTD = model.encode(tokens_BT)
-        tags_BT = model.tags(hidden_BTD).argmax(-1).tolist()
-        types = model.config.entity_types
-        found = [
-            entities_of(text, item, tags[: len(item.ids)], types)
-            for text, item, tags in zip(texts, encoded, tags_BT, strict=True)
-        ]
-        starts = [[first for _, first in each[:MAX_ENTITIES]] for each in found]
-        if not any(starts):
-            return [Annotation((), ()) for _ in texts]
-        related = model.relate(hidden_BTD, pad(starts, 0).to(self._device)) > 0
-        names = model.config.relations
-        annotations = []
-        for row, each in enumerate(found):
-            pairs = [
-                (one, names[relation], two)
-                for relation, one, two in related[row].nonzero().tolist()
-                if one < len(starts[row]) and two < len(starts[row]) and one != two
-            ]
-            annotations.append(merge_mentions([entity for entity, _ in each], pairs))
-        return annotations
+    def _ended(self, sequence: _Sequence) -> bool:
+        """Returns whether a sequence was aborted, and says so to its reader."""
+        if sequence.aborted.is_set():
+            self._stats.aborted += 1
+            self._emit(sequence, Delta((), sequence.stream.end(), "aborted"))
+        return sequence.finished
 
-    def _encoded(self, texts: list[str]) -> list[Encoded]:
-        limit = self.capabilities().max_prompt_tokens
-        encoded = self.tokenizer.encode_with_spans(texts)
-        longest = max((len(item.ids) for item in encoded), default=0)
-        if longest > limit:
-            raise Unsupported(f"a text has {longest} tokens; {self._name} takes {limit}", "split it")
-        return encoded
+    def _emit(self, sequence: _Sequence, delta: Delta | LlmyardError) -> None:
+        sequence.finished = isinstance(delta, LlmyardError) or delta.finish is not None
+        if sequence.finished:  # counted before its reader is told
+            self._stats.running = max(0, self._stats.running - 1)
+        sequence.emit(delta)
 
     @torch.inference_mode()
-    def _encode(self, texts: list[str]) -> list[list[float]]:
+    def _annotate(self, texts: Sequence[str]) -> list[Annotation]:
+        if not isinstance(self._model, SpanTagger):
+            raise Unsupported(f"{self._able.model} writes text, it does not tag", "use its generate route")
+        encoded, tokens_BT = self._encoded(texts)
+        return tag(self._model, texts, encoded, tokens_BT)
+
+    @torch.inference_mode()
+    def _encode(self, texts: Sequence[str]) -> list[list[float]]:
         model = self._model
-        encoded = self._encoded(texts)
-        tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id).to(
-            self._device
-        )
-        mask = (tokens_BT != self.tokenizer.pad_id)[..., None]
+        _, tokens_BT = self._encoded(texts)
         if isinstance(model, SpanTagger):
             hidden_BTD = model.encode(tokens_BT)
         elif isinstance(model, TransformerModel):
             hidden_BTD = model.memory(tokens_BT)
         else:
-            hidden_BTD = model(input_ids=tokens_BT, output_hidden_states=True).hidden_states[-1]
+            hidden_BTD = model.base_model(input_ids=tokens_BT).last_hidden_state
+        mask = (tokens_BT != self.tokenizer.pad_id)[..., None]
         vectors = (hidden_BTD * mask).sum(1) / mask.sum(1)
-        return vectors.tolist()  # type: ignore[no-any-return]
+        rows: list[list[float]] = vectors.tolist()
+        return rows
+
+    def _encoded(self, texts: Sequence[str]) -> tuple[list[Encoded], torch.Tensor]:
+        """Returns the tokens of texts with their spans, and padded; an empty text stands as one end token."""
+        limit = self._able.max_prompt_tokens
+        encoded = self.tokenizer.encode_with_spans(texts)
+        longest = max(len(item.ids) for item in encoded)
+        if longest > limit:
+            raise Unsupported(f"a text has {longest} tokens; {self._able.model} takes {limit}", "split it")
+        tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id)
+        return encoded, tokens_BT.to(self._device)
 
 
-def _post(loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | Exception], delta: Delta | Exception) -> None:
+def _capabilities(model: Any, name: str) -> Capabilities:
+    """Returns what a model can do; learned positions bound what it reads, sinusoids do not."""
+    tags = isinstance(model, SpanTagger)
+    positions = model.config.max_tokens if tags else getattr(model.config, "n_positions", None)
+    total = None if positions is None else int(positions) + 1
+    return Capabilities(name, model.config.model_type, not tags, tags, positions or MAX_PROMPT_TOKENS, total)
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | LlmyardError], delta: Delta | LlmyardError
+) -> None:
     try:
         loop.call_soon_threadsafe(deltas.put_nowait, delta)
     except RuntimeError:
@@ -324,7 +348,17 @@ def _post(loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | Excepti
 
 
 def _run(call: _Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
+        return  # its caller has left
     try:
         call.future.set_result(call.run())
     except Exception as error:
-        call.future.set_exception(error)
+        call.future.set_exception(_failure(error))
+
+
+def _failure(error: Exception) -> LlmyardError:
+    """Returns the error that callers get: our own as it is, any other with its trace in the log only."""
+    if isinstance(error, LlmyardError):
+        return error
+    _log.error("the model failed", exc_info=error)
+    return LlmyardError(f"the engine failed: {type(error).__name__}: {error}", "see the log of the replica")

@@ -74,7 +74,9 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         self.relation_bias = nn.Parameter(torch.full((len(config.relations),), -2.0))
         self.post_init()
         with torch.no_grad():  # neighbouring positions begin alike: learned in half the steps of random ones
-            self.bert.embeddings.position_embeddings.weight.copy_(0.1 * sinusoids(config.max_tokens, config.hidden_size))
+            self.bert.embeddings.position_embeddings.weight.copy_(
+                0.1 * sinusoids(config.max_tokens, config.hidden_size)
+            )
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -105,7 +107,7 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
             batch, count, _ = entity_BED.shape
             return layer(entity_BED).view(batch, count, -1, size).transpose(1, 2)  # type: ignore[no-any-return]
 
-        scores = heads(self.subjects) @ heads(self.objects).transpose(-1, -2) / size**0.5
+        scores: Tensor = heads(self.subjects) @ heads(self.objects).transpose(-1, -2) / size**0.5
         return scores + self.relation_bias[None, :, None, None]
 
     def forward(self, tokens_BT: Tensor, starts_BE: Tensor) -> tuple[Tensor, Tensor]:

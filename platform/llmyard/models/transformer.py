@@ -6,6 +6,7 @@ Shapes: B batch, S source length, T target length, D hidden, N heads, H head siz
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +120,13 @@ class DecoderLayer(nn.Module):
     def forward(self, x_BTD: Tensor, layer: LayerCache, source_mask: Tensor) -> Tensor:
         normed = self.norm_self(x_BTD)
         keys, values = layer.extend(*self.attention.keys_values(normed))
-        # A single new token sees all before it; a whole sequence needs the causal mask.
-        x_BTD = x_BTD + self.dropout(self.attention(normed, keys, values, None, causal=x_BTD.shape[1] > 1))
+        length, seen = x_BTD.shape[1], keys.shape[2]
+        mask = None
+        # A single new token sees all before it; a whole sequence needs the causal mask, which torch aligns with the
+        # first key: several tokens after others need it shifted.
+        if 1 < length < seen:
+            mask = torch.ones(length, seen, dtype=torch.bool, device=x_BTD.device).tril(seen - length)
+        x_BTD = x_BTD + self.dropout(self.attention(normed, keys, values, mask, causal=1 < length == seen))
         x_BTD = x_BTD + self.dropout(self.cross(self.norm_cross(x_BTD), *layer.source, source_mask))
         return x_BTD + self.dropout(self.feed(self.norm_feed(x_BTD)))  # type: ignore[no-any-return]
 
@@ -204,17 +210,22 @@ class TransformerModel(PreTrainedModel):  # type: ignore[misc]
         return self.norm_encoder(x_BSD)  # type: ignore[no-any-return]
 
     def _source_mask(self, source_BS: Tensor) -> Tensor:
-        return (source_BS != self.config.pad_token_id)[:, None, None, :]
+        mask: Tensor = source_BS != self.config.pad_token_id
+        return mask[:, None, None, :]
 
     def encode(self, source_BS: Tensor) -> DecoderState:
         """Returns the decoder's starting state for a batch of padded sources."""
         memory_BSD, source_mask = self.memory(source_BS), self._source_mask(source_BS)
-        return DecoderState([LayerCache(layer.cross.keys_values(memory_BSD)) for layer in self.decoder], source_mask)
+        layers = [LayerCache(layer.cross.keys_values(memory_BSD)) for layer in self._decoder_layers()]
+        return DecoderState(layers, source_mask)
+
+    def _decoder_layers(self) -> Iterator[DecoderLayer]:
+        return iter(self.decoder)  # type: ignore[arg-type]
 
     def decode(self, target_BT: Tensor, state: DecoderState) -> Tensor:
         """Returns logits (B, T, V) for the next tokens after ``target_BT``, and extends ``state`` by them."""
         x_BTD = self._embed(target_BT, state.length)
-        for layer, cache in zip(self.decoder, state.layers, strict=True):
+        for layer, cache in zip(self._decoder_layers(), state.layers, strict=True):
             x_BTD = layer(x_BTD, cache, state.source_mask)
         state.length += target_BT.shape[1]
         return self.norm_decoder(x_BTD) @ self.embedding.weight.T  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -33,28 +34,28 @@ def map_units(units: Sequence[Row], work: Callable[[Row], Row], *, cpus: float =
         yield json.loads(row["result"])
 
 
-def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...], workers: int) -> Iterator[Row]:
-    """Like :func:`map_units` with ``workers`` long-lived objects, for work that loads a model once.
+def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...]) -> Iterator[Row]:
+    """Like :func:`map_units`, for work that loads a model: a process makes the worker once and keeps it for its units.
 
     Args:
         units: Plain JSON data.
         worker: A class whose instances are called with a unit and return plain JSON data.
         arguments: Of its constructor.
-        workers: Instances; each is an actor with one CPU.
     """
+    key = uuid.uuid4().hex
 
-    class Actor:
-        def __init__(self) -> None:
-            self._worker = worker(*arguments)
+    def work(unit: Row) -> Row:
+        if key not in _resident:
+            _resident.clear()  # one model at a time
+            _resident[key] = worker(*arguments)
+        result: Row = _resident[key](unit)
+        return result
 
-        def __call__(self, row: Row) -> Row:
-            return {"result": json.dumps(self._worker(json.loads(row["unit"])))}
+    yield from map_units(units, work)
 
-    from ray.data import ActorPoolStrategy
 
-    dataset = _from_units(units).map(Actor, compute=ActorPoolStrategy(size=min(workers, len(units))), num_cpus=1)
-    for row in _rows(dataset):
-        yield json.loads(row["result"])
+# The worker of the job this process works for. Ray gives a process the next task of a job, and of the next job too.
+_resident: dict[str, Any] = {}
 
 
 def _from_units(units: Sequence[Row]) -> Any:

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.generation.engine import Delta, EngineClosed
 from llmyard.generation.model import Model, whole
-from llmyard.serving.keys import is_known
-from llmyard.serving.limits import BodyLimit
+from llmyard.serving.limits import BodyLimit, KeyGuard, Unbroken, server_error
 from llmyard.serving.protocol import (
+    ChatAnswer,
     ChatRequest,
+    Choice,
+    ErrorAnswer,
     ExtractAnswer,
     ExtractRequest,
     FoundEntity,
     FoundTriple,
     TranslateAnswer,
     TranslateRequest,
+    Turn,
+    Usage,
     error_body,
 )
 from llmyard.tasks.task import Decoding
 
+OPEN_PATHS = ("/", "/health", "/openapi.json")
 PAGE = Path(__file__).with_name("page.html")
+# The page holds all it needs: whatever else might be slipped into it is not loaded, and nobody frames it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -86,31 +103,43 @@ def build_api(models: Sequence[Model], key_hashes: Sequence[str], max_body_bytes
     from llmyard import __version__
 
     there = Models(models)
+    # No /docs: FastAPI's page loads its scripts from elsewhere. The document itself is at /openapi.json.
     api = FastAPI(
-        title="llmyard", version=__version__, description="Translation, knowledge graphs and chat, zh and en."
+        title="llmyard",
+        version=__version__,
+        description="Translation, knowledge graphs and chat, zh and en.",
+        docs_url=None,
+        redoc_url=None,
     )
+    # The last one added is the first one asked.
+    api.add_middleware(Unbroken)
     api.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    api.add_middleware(KeyGuard, open_paths=OPEN_PATHS, key_hashes=key_hashes)
     _add_error_handlers(api)
+    _add_open_routes(api)
+    bearer = HTTPBearer(auto_error=False, description="A key of `llmyard serve`.")  # for the document; see KeyGuard
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(bearer)], responses={"4XX": {"model": ErrorAnswer}})
+    _add_routes(routes, there, max_new_tokens)
+    api.include_router(routes)
+    return api
 
-    def authorised(request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not is_known(key.strip(), key_hashes):
-            message = "missing or wrong API key; send `Authorization: Bearer KEY`"
-            raise Refused(401, message, "authentication_error", "invalid_api_key")
 
-    guarded = [Depends(authorised)]
+def _add_open_routes(api: FastAPI) -> None:
+    content = PAGE.read_text(encoding="utf-8")
 
     @api.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return PAGE.read_text(encoding="utf-8")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(content, headers=PAGE_HEADERS)
 
     @api.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """Returns 200 while the replica can answer."""
         return {"status": "ok"}
 
-    @api.get("/v1/models", dependencies=guarded)
-    def list_models() -> dict[str, Any]:
+
+def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
+    @routes.get("/models")
+    async def list_models() -> dict[str, Any]:
         """Returns the models, each with its artifact and task."""
         data = [
             {
@@ -124,14 +153,14 @@ def build_api(models: Sequence[Model], key_hashes: Sequence[str], max_body_bytes
         ]
         return {"object": "list", "data": data}
 
-    @api.post("/v1/translate", dependencies=guarded)
+    @routes.post("/translate")
     async def translate(body: TranslateRequest) -> TranslateAnswer:
         """Translates a text between English and Chinese."""
         model = there.for_task("translation", body.model)
         text, finish, _ = await whole(model.translate(body.text, body.target_language))
         return TranslateAnswer(model=model.name, translation=text, finish_reason=finish)
 
-    @api.post("/v1/extract", dependencies=guarded)
+    @routes.post("/extract")
     async def extract(body: ExtractRequest) -> ExtractAnswer:
         """Finds the entities and triples of a text."""
         model = there.for_task("knowledge_graph", body.model)
@@ -144,7 +173,7 @@ def build_api(models: Sequence[Model], key_hashes: Sequence[str], max_body_bytes
             triples=[FoundTriple(subject=one, relation=name, object=two) for one, name, two in found.triples],
         )
 
-    @api.post("/v1/chat/completions", dependencies=guarded)
+    @routes.post("/chat/completions", response_model=ChatAnswer)
     async def chat(body: ChatRequest) -> Response:
         """Answers a conversation, whole or as a stream of events."""
         model = there.named(body.model)
@@ -152,33 +181,40 @@ def build_api(models: Sequence[Model], key_hashes: Sequence[str], max_body_bytes
             raise Refused(400, f"max_tokens is {body.max_tokens}; at most {max_new_tokens}", "invalid_request_error")
         if not model.engine.capabilities().generates:
             raise Refused(400, f"{body.model!r} does not chat; use /v1/extract", "invalid_request_error")
-        decoding = Decoding(body.max_tokens, body.temperature, body.seed)
-        deltas = model.chat([message.model_dump() for message in body.messages], decoding)
+        prompt = model.chat_prompt([message.model_dump() for message in body.messages])
+        deltas = model.answer(prompt, Decoding(body.max_tokens, body.temperature, body.seed))
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             # The first piece is awaited here, so that a refusal still becomes an error status.
             first = await anext(deltas)
-            return StreamingResponse(_events(head, first, deltas), media_type="text/event-stream")
-        text, finish, tokens = await whole(deltas)
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        usage = {"completion_tokens": tokens}
-        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+            events = _events(head, first, deltas)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        text, finish, written = await whole(deltas)
+        read = len(prompt)
+        usage = Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        choice = Choice(message=Turn(content=text), finish_reason=finish)
+        return JSONResponse(ChatAnswer(**head, choices=[choice], usage=usage).model_dump())
 
-    return api
 
+async def _events(head: Mapping[str, Any], first: Delta, deltas: AsyncGenerator[Delta]) -> AsyncIterator[str]:
+    """Yields server-sent events; a stream that broke ends in an error and has no ``[DONE]``."""
 
-async def _events(head: Mapping[str, Any], first: Delta, deltas: AsyncIterator[Delta]) -> AsyncIterator[str]:
-    """Yields server-sent events; a stream that broke has no ``[DONE]``."""
-
-    def event(delta: Delta) -> str:
-        choice = {"index": 0, "delta": {"content": delta.text}, "finish_reason": delta.finish}
+    def event(delta: Delta, **role: str) -> str:
+        choice = {"index": 0, "delta": {**role, "content": delta.text}, "finish_reason": delta.finish}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
         return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
-    yield event(first)
-    async for delta in deltas:
-        yield event(delta)
-    yield "data: [DONE]\n\n"
+    # A reader that leaves closes the answer too, so that its place in the batch is free at once.
+    async with contextlib.aclosing(deltas):
+        yield event(first, role="assistant")
+        try:
+            async for delta in deltas:
+                yield event(delta)
+        except LlmyardError as error:
+            _log.error("a stream broke", exc_info=error)
+            yield f"data: {json.dumps(server_error())}\n\n"
+            return
+        yield "data: [DONE]\n\n"
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -191,10 +227,16 @@ def _add_error_handlers(api: FastAPI) -> None:
         said = "; ".join(f"{'.'.join(str(part) for part in item['loc'][1:])}: {item['msg']}" for item in error.errors())
         return JSONResponse(error_body(said or "the body is not valid", "invalid_request_error"), 400)
 
+    @api.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        said = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(error_body(said, "invalid_request_error"), error.status_code, headers=error.headers)
+
     @api.exception_handler(LlmyardError)
     async def failed(request: Request, error: LlmyardError) -> JSONResponse:
         if isinstance(error, EngineClosed):
             return JSONResponse(error_body(str(error), "server_error"), 503, headers={"Retry-After": "1"})
         if isinstance(error, RequestError):
             return JSONResponse(error_body(str(error), "invalid_request_error"), 400)
-        return JSONResponse(error_body(error.what, "server_error"), 500)
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse(server_error(), 500)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from llmyard.core.errors import RequestError
 from llmyard.serving.config import Endpoint
 
 APPLICATION = "llmyard"
+# Two batches of the engine: one is written while the next one gathers. Beyond the queue, callers get 503 at once
+# instead of an answer after they have given up.
+MAX_ONGOING, MAX_QUEUED = 64, 512
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     """Runs an endpoint for the time of the block and yields its URL; Ray must be running.
 
     Raises:
-        RequestError: The port is taken, or the host is not this machine and there are no keys.
+        RequestError: The port is taken, or there are no keys.
     """
     if not key_hashes:
         raise RequestError("an endpoint needs at least one API key", "make one with --new-key")
@@ -38,16 +42,37 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     deployment = deployment.options(
         name=APPLICATION,
         num_replicas=config.replicas,
-        max_ongoing_requests=64,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_QUEUED,
         ray_actor_options={"num_cpus": config.cpus_per_replica},
     )
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
         quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
         serve.run(deployment.bind(), name=APPLICATION, route_prefix="/", logging_config=quiet)
-        yield f"http://{config.host}:{config.port}"
+        yield f"http://[{config.host}]:{config.port}" if ":" in config.host else f"http://{config.host}:{config.port}"
     finally:
-        serve.shutdown()
+        _shut_down()
+
+
+def _shut_down(timeout_seconds: float = 30.0) -> None:
+    """Stops Serve; requests under way are answered first.
+
+    ``serve.shutdown`` waits for a call to the controller that never returns, and Ray prints its failure on the user's
+    terminal when the controller ends. So it is asked to end without waiting, and is looked for until it is gone.
+    """
+    import ray
+    from ray import serve
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):  # what is raised when it is gone
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(False), timeout=timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+            time.sleep(0.05)
+    serve.shutdown()  # clears what this process remembers of it
 
 
 def _builder(artifacts: list[Artifact], key_hashes: list[str], config: Endpoint) -> Any:

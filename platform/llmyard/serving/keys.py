@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from llmyard.core.errors import LlmyardError
 from llmyard.core.storage import Storage
 
-FILE = "serving/keys.json"
+FOLDER = "serving/keys"
 PREFIX = "ly-"
+FORMAT_VERSION = 1
 
 
 def hash_of(key: str) -> str:
@@ -22,19 +23,45 @@ def hash_of(key: str) -> str:
 
 
 def new_key(storage: Storage) -> str:
-    """Makes a key, stores its hash, and returns the key; it cannot be shown again."""
+    """Makes a key, stores its hash, and returns the key; it cannot be shown again.
+
+    Each key has a file of its own, so keys made at the same time do not overwrite each other on any filesystem.
+    """
     key = PREFIX + secrets.token_urlsafe(32)
-    stored = _read(storage)
-    stored.append({"sha256": hash_of(key), "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
-    storage.write(FILE, json.dumps({"format_version": 1, "keys": stored}, indent=1).encode())
+    digest = hash_of(key)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "sha256": digest,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    storage.makedirs(FOLDER)
     if storage.is_local:
-        storage.local(FILE).chmod(0o600)
+        storage.local(FOLDER).chmod(0o700)
+    path = f"{FOLDER}/{digest[:16]}.json"
+    storage.write(path, json.dumps(record).encode())
+    if storage.is_local:
+        storage.local(path).chmod(0o600)
     return key
 
 
 def hashes(storage: Storage) -> list[str]:
-    """Returns the hashes of all keys."""
-    return [str(item["sha256"]) for item in _read(storage)]
+    """Returns the hashes of all keys.
+
+    Raises:
+        LlmyardError: A key's file is of another version's format.
+    """
+    found = []
+    for item in storage.list(FOLDER):
+        data = storage.read(f"{FOLDER}/{item.path}") if item.path.endswith(".json") else None
+        if data is None:
+            continue
+        record = json.loads(data)
+        if record.get("format_version") != FORMAT_VERSION:
+            raise LlmyardError(
+                f"{FOLDER}/{item.path} has an unknown format", "use the llmyard that wrote it, or remove the file"
+            )
+        found.append(str(record["sha256"]))
+    return found
 
 
 def is_known(key: str, known: Sequence[str]) -> bool:
@@ -44,13 +71,3 @@ def is_known(key: str, known: Sequence[str]) -> bool:
     for each in known:
         found |= hmac.compare_digest(given, each)
     return found
-
-
-def _read(storage: Storage) -> list[dict[str, str]]:
-    data = storage.read(FILE)
-    if data is None:
-        return []
-    content = json.loads(data)
-    if content.get("format_version") != 1:
-        raise LlmyardError(f"{FILE} has an unknown format", "use the llmyard that wrote it, or remove the file")
-    return list(content["keys"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+Said = Annotated[Text, StringConstraints(pattern=r"\S")]  # more than spaces
 
 
 class Request(BaseModel):
@@ -33,10 +34,44 @@ class ChatRequest(Request):
     stream: bool = False
 
 
+class Turn(BaseModel):
+    """What the model says."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Choice(BaseModel):
+    """One answer; there is always one."""
+
+    index: int = 0
+    message: Turn
+    finish_reason: str
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatAnswer(BaseModel):
+    """An answer; with ``stream`` it comes as events, ``chat.completion.chunk`` each, then ``[DONE]``."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
 class TranslateRequest(Request):
     """A text to be translated."""
 
-    text: Text
+    text: Said
     target_language: Literal["en", "zh"]
     model: str | None = Field(None, description="By default the first translation model.")
 
@@ -52,7 +87,7 @@ class TranslateAnswer(BaseModel):
 class ExtractRequest(Request):
     """A text whose entities and triples are wanted."""
 
-    text: Text
+    text: Said
     model: str | None = Field(None, description="By default the first model that extracts.")
 
 
@@ -79,6 +114,21 @@ class ExtractAnswer(BaseModel):
     model: str
     entities: list[FoundEntity]
     triples: list[FoundTriple]
+
+
+class Error(BaseModel):
+    """What went wrong, as OpenAI says it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer whose status is an error."""
+
+    error: Error
 
 
 def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:

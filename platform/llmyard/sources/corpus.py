@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -67,8 +67,11 @@ def expand(paths: Sequence[str]) -> list[str]:
             raise RequestError(
                 f"{given}: the environment variable {unset[1]} is not set", f"export {unset[1]}=/your/folder"
             )
+        if os.path.isfile(path):  # its name may hold a glob's characters
+            found.append(path)
+            continue
         if os.path.isdir(path):
-            path = os.path.join(path, "*")
+            path = os.path.join(glob.escape(path), "*")
         matches = sorted(item for item in glob.glob(path, recursive=True) if os.path.isfile(item))
         if not matches:
             where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
@@ -140,22 +143,26 @@ def _read_file(path: str, source: Files) -> Iterator[Document | BadRecord]:
     # Ids name the file by its last two parts, so that a moved data folder gives the same corpus.
     name = "/".join(Path(path).parts[-2:])
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield BadRecord(path, error.start, f"not UTF-8 at byte {error.start}")
-        return
+        data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", "check the file and its rights") from error
     if source.format == "text":
+        try:
+            text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
+            yield BadRecord(path, error.start, f"not UTF-8 at byte {error.start}")
+            return
         pieces = [text] if source.document == "file" else _paragraphs(text, source.document_characters)
         for index, piece in enumerate(pieces):
             yield Document(f"{name}#{index}", piece, source.name, "")
         return
-    for index, record in _records(text, source.format):
+    for index, record in _records(data) if source.format == "json" else json_lines(data.split(b"\n")):
         found = next((record[key] for key in source.text_fields if isinstance(record, dict) and record.get(key)), None)
         if isinstance(found, list) and all(isinstance(part, str) for part in found):
             found = "\n".join(found)
-        if isinstance(found, str):
+        if isinstance(found, str) and not is_unicode(found):
+            yield BadRecord(path, index, "holds half of a surrogate pair, which is no character")
+        elif isinstance(found, str):
             yield Document(f"{name}#{index}", found, source.name, "")
         elif isinstance(record, BadRecord):
             yield BadRecord(path, index, record.reason)
@@ -163,21 +170,40 @@ def _read_file(path: str, source: Files) -> Iterator[Document | BadRecord]:
             yield BadRecord(path, index, f"no text in any of the fields {', '.join(source.text_fields)}")
 
 
-def _records(text: str, format: str) -> Iterator[tuple[int, Any]]:
-    if format == "json":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            yield 0, BadRecord("", error.lineno, f"not JSON: {error.msg} at line {error.lineno}")
-            return
-        yield from enumerate(data if isinstance(data, list) else [data])
+def _records(data: bytes) -> Iterator[tuple[int, Any]]:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        yield 0, BadRecord("", getattr(error, "lineno", 0), _not_json(error))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    yield from enumerate(parsed if isinstance(parsed, list) else [parsed])
+
+
+def json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yields (line number, its value, or a BadRecord without path) of JSON lines, which only a line feed divides."""
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                yield number, BadRecord("", number, f"not JSON: {error.msg} at line {number} column {error.colno}")
+            except (ValueError, RecursionError) as error:
+                yield number, BadRecord("", number, f"line {number}: {_not_json(error)}")
+
+
+def _not_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    return "not JSON that can be read: " + ("nested too deeply" if isinstance(error, RecursionError) else str(error))
+
+
+def is_unicode(text: str) -> bool:
+    """Returns whether a text can be written: JSON may spell half of a surrogate pair, which no encoding takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _paragraphs(text: str, limit: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmyard.core.seeds import unit
 from llmyard.sources.config import ExampleSource, ParallelText, Records, SmallWorldExamples
-from llmyard.sources.corpus import BadRecord, digest, expand
+from llmyard.sources.corpus import BadRecord, digest, expand, is_unicode, json_lines
 
 HARD_SPLITS = ("test_names", "test_combinations", "test_long")
 _PER_UNIT = 500
@@ -58,9 +58,13 @@ def read_examples(unit: ExampleUnit, source: ExampleSource, task: str) -> Iterat
 def _parallel(work: ExampleUnit, source: ParallelText) -> Iterator[dict[str, Any] | BadRecord]:
     one, two = source.columns
     name = Path(work.path).name
-    with open(work.path, encoding="utf-8-sig", errors="strict") as file:
+    with open(work.path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            cells = line.rstrip("\n").split("\t")
+            try:
+                cells = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n").split("\t")
+            except UnicodeDecodeError as error:
+                yield BadRecord(work.path, number, f"line {number} is not UTF-8 at byte {error.start}")
+                continue
             if len(cells) <= max(one, two) or not cells[one].strip() or not cells[two].strip():
                 yield BadRecord(work.path, number, f"line {number} has no texts in columns {one} and {two}")
                 continue
@@ -82,15 +86,12 @@ def _parallel(work: ExampleUnit, source: ParallelText) -> Iterator[dict[str, Any
 
 def _json_lines(path: str) -> Iterator[dict[str, Any] | BadRecord]:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                yield BadRecord(path, number, f"line {number} is not JSON: {error}")
-                continue
-            if isinstance(record, dict):
+        for number, record in json_lines(file):
+            if isinstance(record, BadRecord):
+                yield BadRecord(path, number, record.reason)
+            elif isinstance(record, dict) and not is_unicode(json.dumps(record, ensure_ascii=False)):
+                yield BadRecord(path, number, f"line {number} holds half of a surrogate pair, which is no character")
+            elif isinstance(record, dict):
                 yield {"id": f"{Path(path).name}#{number}", **record}
             else:
                 yield BadRecord(path, number, f"line {number} is no JSON object")

@@ -88,7 +88,7 @@ class Finetune(Stage, Training):
     def _model_fits(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
-        wanted = {"translation": "transformer", "knowledge_graph": "bert"}[self.task.kind]
+        wanted = "transformer" if self.task.kind in ("translation", "summarization") else "bert"
         if self.model is not None and self.model.family != wanted:
             raise ValueError(f"task {self.task.kind} is trained with family {wanted}, not {self.model.family}")
         return self
@@ -110,7 +110,6 @@ class Evaluate(Stage):
     limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
     register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")
     batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
-    workers: Annotated[int, Inert(), Field(ge=1)] = 2
 
 
 StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate, Field(discriminator="kind")]

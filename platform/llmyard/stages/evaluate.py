@@ -26,6 +26,7 @@ from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.task import Annotation, Entity, Record
 
 REVISION = 1
+LOSS_PARTS = 4  # shares of a split's sequences; fixed, so that the sum's rounding does not depend on the machine
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 
@@ -105,10 +106,10 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
     trained = Pretrain.model_validate(checkpoint.config)
     scored = {}
     for split in config.splits:
-        units = [{"split": split, "part": part, "parts": config.workers} for part in range(config.workers)]
+        units = [{"split": split, "part": part, "parts": LOSS_PARTS} for part in range(LOSS_PARTS)]
         total = targets = unigram = 0.0
         arguments = (checkpoint, shards, trained.sequence_length, config.batch_size, config.limit)
-        for done, row in enumerate(map_with(units, LossWorker, arguments, config.workers), start=1):
+        for done, row in enumerate(map_with(units, LossWorker, arguments), start=1):
             total, targets, unigram = total + row["loss"], targets + row["targets"], unigram + row["unigram"]
             making.progress.update(done, len(units), split)
         scored[split] = {
@@ -127,7 +128,7 @@ class LossWorker:
         from llmyard.models.families import load
 
         self.model = load(checkpoint.local())
-        self.folder = shards.local()
+        self.shards = shards
         self.length, self.batch_size, self.limit = length, batch_size, limit
         self.vocab_size = int(self.model.config.vocab_size)
 
@@ -141,10 +142,10 @@ class LossWorker:
         from llmyard.training.objectives import CausalLmObjective
 
         counts = np.ones(self.vocab_size)  # add-one smoothing
-        for shard in ShardSet(self.folder, "train").shards:
+        for shard in ShardSet.of(self.shards, "train").shards:
             counts += np.bincount(shard.read(0, shard.tokens), minlength=self.vocab_size)
         surprise = -np.log(counts / counts.sum())
-        view, objective = PackedView(ShardSet(self.folder, unit["split"]), self.length), CausalLmObjective()
+        view, objective = PackedView(ShardSet.of(self.shards, unit["split"]), self.length), CausalLmObjective()
         order = DataOrder(view.rows, 0, shuffle=False)
         count = min(order.samples_per_epoch, self.limit or order.samples_per_epoch)
         loss = targets = unigram = 0.0
@@ -170,7 +171,7 @@ def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
             rows += [{"index": index, "half": half, "limit": config.limit, **asdict(unit)} for half in (0, 1)]
     parts = f"{draft.folder}/predictions"
     arguments = (checkpoint, trained, draft.storage, parts, config.batch_size)
-    for done, _ in enumerate(map_with(rows, Predictor, arguments, config.workers), start=1):
+    for done, _ in enumerate(map_with(rows, Predictor, arguments), start=1):
         making.progress.update(done, len(rows) + len(config.splits), "answering")
     score = Scorer(trained, draft.storage, parts, config.limit)
     scored = {}
@@ -211,7 +212,7 @@ class Predictor:
                 batch = records[at : at + self.batch_size]
                 if task.output == "spans":
                     answers += [
-                        asdict(each) for each in self.engine.annotate_batch([record["text"] for record in batch])
+                        asdict(each) for each in self.engine.annotate_batch([task.text(record) for record in batch])
                     ]
                 else:
                     prompts = [task.prompt(record, self.engine.tokenizer) for record in batch]

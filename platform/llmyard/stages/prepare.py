@@ -23,7 +23,7 @@ from llmyard.sources.corpus import BadRecord, Unit, as_row, digest, listing, pla
 from llmyard.stages.config import Prepare
 from llmyard.stages.stage import Made, Making
 
-REVISION = 1
+REVISION = 2
 KEY_PARTITIONS = 16
 MAX_BAD_SHARE = 0.01
 

@@ -90,7 +90,7 @@ def work(config: Mapping[str, Any]) -> None:
     checkpoints = Checkpoints(job.storage, f"{job.folder}/_making/progress", job.fence)
     start = checkpoints.latest()
     tracker = job.ticket.open() if peers.rank == 0 else NullTracker()
-    tracker.resume(start[0] if start else 0, bytes(start[1].pop("tracking")) if start else b"")
+    tracker.resume(start[0] if start else 0, _bytes_of(start[1].pop("tracking")) if start else b"")
     shown = 0.0
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
@@ -101,7 +101,7 @@ def work(config: Mapping[str, Any]) -> None:
             job.board.post(step=step, **metrics)
 
     def save(step: int, state: dict[str, Any]) -> None:
-        checkpoints.save(step, {**state, "tracking": list(tracker.checkpoint_state())})
+        checkpoints.save(step, {**state, "tracking": _tensor_of(tracker.checkpoint_state())})
 
     try:
         metrics = train(model, objective, view, stage, peers, Hooks(log, save), start, device)
@@ -117,14 +117,26 @@ def work(config: Mapping[str, Any]) -> None:
         tracker.close()
 
 
+def _tensor_of(data: bytes) -> Any:
+    """Returns bytes as a tensor, which a checkpoint stores as they are."""
+    import torch
+
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def _bytes_of(tensor: Any) -> bytes:
+    import torch
+
+    return torch.as_tensor(tensor, dtype=torch.uint8).numpy().tobytes()
+
+
 def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Any, Any]:
     """Returns the training view, the validation view and the objective of a job."""
     from llmyard.tokens.shards import ShardSet
     from llmyard.tokens.views import ExampleView, PackedView
     from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective, SpanObjective
 
-    folder = job.shards.local()
-    train, validation = ShardSet(folder, "train"), ShardSet(folder, "validation")
+    train, validation = ShardSet.of(job.shards, "train"), ShardSet.of(job.shards, "validation")
     if isinstance(job.config, Pretrain):
         length = job.config.sequence_length
         return PackedView(train, length), PackedView(validation, length), CausalLmObjective()

@@ -24,4 +24,19 @@ class KnowledgeGraph(Config):
     max_tokens: int = Field(256, ge=8)
 
 
-Task = Annotated[Translation | KnowledgeGraph, Field(discriminator="kind")]
+class Summarization(Config):
+    """Say in a sentence or two what a text says."""
+
+    kind: Literal["summarization"] = "summarization"
+    max_source_tokens: int = Field(256, ge=4)
+    max_target_tokens: int = Field(96, ge=4)
+
+
+class QuestionAnswering(Config):
+    """Find the answer to a question in a text, or find that there is none."""
+
+    kind: Literal["question_answering"] = "question_answering"
+    max_tokens: int = Field(256, ge=8)
+
+
+Task = Annotated[Translation | KnowledgeGraph | Summarization | QuestionAnswering, Field(discriminator="kind")]

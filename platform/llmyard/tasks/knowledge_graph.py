@@ -50,6 +50,10 @@ class KnowledgeGraphTask:
         relations = {triple["relation"] for record in records for triple in record["triples"]}
         return {"entity_types": sorted(types), "relations": sorted(relations)}
 
+    def text(self, record: Record) -> str:
+        """Returns the record's text."""
+        return str(record["text"])
+
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the text's ids; there is nothing around it."""
         return tokenizer.encode(record["text"])[: self._config.max_tokens]

@@ -88,6 +88,9 @@ class Task(Protocol):
     def encode(self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels) -> list[EncodedExample | None]:
         """Returns training examples; None for one that is longer than the limits."""
 
+    def text(self, record: Record) -> str:
+        """Returns the text that a tagging model reads for a record."""
+
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids that precede the target in training, for a record without its answer."""
 

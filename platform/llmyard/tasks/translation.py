@@ -40,6 +40,10 @@ class TranslationTask:
         """Translation has no labels."""
         return {}
 
+    def text(self, record: Record) -> str:
+        """Returns the text to be translated."""
+        return str(record["source"])
+
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns ``<target language> source <separator>``."""
         return self._prompt(record, tokenizer.encode(record["source"]), tokenizer)

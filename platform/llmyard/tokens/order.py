@@ -40,6 +40,10 @@ class Permutation:
     def __len__(self) -> int:
         return self._size
 
+    def all(self) -> list[int]:
+        """Returns the images of all indices."""
+        return [self[index] for index in range(self._size)]
+
     def __getitem__(self, index: int) -> int:
         if not 0 <= index < self._size:
             raise IndexError(index)
@@ -86,12 +90,12 @@ class DataOrder:
 
     def _lay_out_epoch(self, epoch: int) -> tuple[list[int], list[int]]:
         count = len(self._rows)
-        shards = list(Permutation(count, mix(self._seed, epoch))) if self._shuffle else list(range(count))
+        shards = Permutation(count, mix(self._seed, epoch)).all() if self._shuffle else list(range(count))
         return shards, list(accumulate(self._rows[shard] for shard in shards))
 
     def _lay_out_shard(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:
         count = -(-self._rows[shard] // self._window)
-        windows = list(Permutation(count, mix(self._seed, epoch, shard)))
+        windows = Permutation(count, mix(self._seed, epoch, shard)).all()
         return windows, list(accumulate(self._window_size(shard, window) for window in windows))
 
     def _permute_window(self, epoch: int, shard: int, window: int) -> Permutation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmyard.core.artifacts import FileEntry, sha256_of
+from llmyard.core.artifacts import Artifact, FileEntry, sha256_of
 from llmyard.core.errors import CorruptArtifact, DataError, LlmyardError
 from llmyard.core.storage import write_failed
 
 FORMAT_VERSION = 1
 # Above this many rows a row group, the arithmetic below was seen to be silently wrong (pages are split).
 MAX_GROUP_ROWS = 8192
+# A page's size is a signed 32-bit number; one page holds a row group's column.
+MAX_GROUP_BYTES = 1 << 28
 _META = b"llmyard.shard"
 Tokens = npt.NDArray[np.integer[Any]]
 
@@ -158,12 +160,13 @@ class ShardWriter:
 
 def _write(table: pa.Table, path: Path, width: int) -> None:
     """Writes and forces to the disk; one page a column chunk, so that blocks lie back to back."""
+    rows = max(1, min(MAX_GROUP_ROWS, MAX_GROUP_BYTES // width)) if width else 0
     try:
         with open(path, "wb") as file:
             if width:
                 pq.write_table(
                     table, file, compression="NONE", use_dictionary=False, write_statistics=False,
-                    row_group_size=MAX_GROUP_ROWS, write_batch_size=MAX_GROUP_ROWS, data_page_size=1 << 30,
+                    row_group_size=rows, write_batch_size=rows, data_page_size=1 << 30,
                 )  # fmt: skip
             else:
                 pq.write_table(table, file, compression="zstd")
@@ -181,16 +184,21 @@ class Shard:
         try:
             parquet = pq.ParquetFile(self.path)
             meta = json.loads((parquet.schema_arrow.metadata or {})[_META])
+            written = meta["format_version"]
+            if written == FORMAT_VERSION:
+                self.dtype = np.dtype(meta["dtype"])
+                self.block_tokens = int(meta["block_tokens"])
+                self.tokens = int(meta["tokens"])
+                self.document_count = int(meta["documents"])
         except FileNotFoundError:
             raise
-        except (pa.ArrowInvalid, KeyError, OSError) as error:
+        except (pa.ArrowException, ValueError, TypeError, KeyError, OSError) as error:
             raise CorruptArtifact(f"{path} is not a shard: {error}", "make the shards again") from None
-        if meta["format_version"] != FORMAT_VERSION:
-            raise LlmyardError(f"{path} has shard format {meta['format_version']}, this llmyard reads {FORMAT_VERSION}")
-        self.dtype = np.dtype(meta["dtype"])
-        self.block_tokens = int(meta["block_tokens"])
-        self.tokens = int(meta["tokens"])
-        self.document_count = int(meta["documents"])
+        if written != FORMAT_VERSION:
+            raise LlmyardError(
+                f"{path} has shard format {written}, this llmyard reads {FORMAT_VERSION}",
+                "use the llmyard that wrote it",
+            )
         self.streams = tuple(parquet.schema_arrow.names)
         self._groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
 
@@ -207,7 +215,9 @@ class Shard:
             for index, name in enumerate(self.streams):
                 chunk = group.column(index)
                 start = chunk.data_page_offset + chunk.total_compressed_size - group.num_rows * width
-                raw = self._bytes[start : start + group.num_rows * width]
+                raw = self._bytes[max(0, start) : start + group.num_rows * width]
+                if start < 0 or len(raw) != group.num_rows * width:
+                    raise CorruptArtifact(f"{self.path} is cut short or altered", "make the shards again")
                 views[name].append(raw.view(self.dtype).reshape(group.num_rows, self.block_tokens))
         return views
 
@@ -221,10 +231,13 @@ class Shard:
     def read(self, start: int, length: int, stream: str = "tokens") -> npt.NDArray[Any]:
         """Returns ``length`` values of a stream from ``start`` on; a view where they lie in one row group."""
         views = self._views[stream]
-        per_group = MAX_GROUP_ROWS * self.block_tokens
+        # All row groups but the last are of one size.
+        per_group = views[0].size if views else 1
         parts = []
         while length > 0:
             group, offset = divmod(start, per_group)
+            if group >= len(views):
+                raise IndexError(f"{self.path} ends before token {start + length}")
             part = views[group].reshape(-1)[offset : offset + length]
             if not len(part):
                 raise IndexError(f"{self.path} ends before token {start + length}")
@@ -244,16 +257,23 @@ class ShardSet:
     Args:
         folder: Local folder with the shards' files.
         split: ``train``, ``validation`` or ``test``.
+        names: Files that belong to it; None takes all that are there.
 
     Raises:
         DataError: The split has no shard.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
+    def __init__(self, folder: str | Path, split: str, names: Collection[str] | None = None) -> None:
         self.folder, self.split = Path(folder), split
-        self.shards = [Shard(path) for path in sorted(self.folder.glob(f"{split}-*.tokens.parquet"))]
+        found = sorted(self.folder.glob(f"{split}-*.tokens.parquet"))
+        self.shards = [Shard(path) for path in found if names is None or path.name in names]
         if not self.shards:
             raise DataError(f"there are no shards of split {split!r} in {folder}", "prepare the corpus with that split")
+
+    @classmethod
+    def of(cls, artifact: Artifact, split: str) -> ShardSet:
+        """Returns a split of a shards artifact, its checksums verified; files that it does not list are left out."""
+        return cls(artifact.local(), split, {entry.path for entry in artifact.files()})
 
     @property
     def tokens(self) -> int:

@@ -110,7 +110,10 @@ class Tokenizer:
 
     def control(self, token: str) -> int:
         """Returns the id of a control token."""
-        return int(self._backend.token_to_id(token))
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise KeyError(token)
+        return int(found)
 
     @cached_property
     def pad_id(self) -> int:

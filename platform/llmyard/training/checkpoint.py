@@ -51,12 +51,21 @@ class Checkpoints:
         A checkpoint without mark, or that does not match its checksum, is passed over for the one before.
         """
         for name in reversed(self._marks()):
-            mark = json.loads(self.storage.read(f"{self.folder}/{name}") or b"{}")
+            mark = _read_mark(self.storage.read(f"{self.folder}/{name}") or b"{}")
             data = self.storage.read(f"{self.folder}/{name.removesuffix('json')}pt")
-            if data is not None and hashlib.sha256(data).hexdigest() == mark.get("sha256"):
+            if data is not None and mark and hashlib.sha256(data).hexdigest() == mark.get("sha256"):
                 state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 return int(mark["step"]), state
         return None
 
     def _marks(self) -> list[str]:
         return [item.path for item in self.storage.list(self.folder) if item.path.endswith(".json")]
+
+
+def _read_mark(data: bytes) -> dict[str, Any]:
+    """Returns a mark's content; {} if it is not whole."""
+    try:
+        mark = json.loads(data)
+    except ValueError:
+        return {}
+    return mark if isinstance(mark, dict) and isinstance(mark.get("step"), int) else {}

@@ -70,7 +70,7 @@ def compute_dtype(precision: str, device: torch.device, width: int) -> torch.dty
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-        has = torch.cpu._is_avx512_bf16_supported()  # type: ignore[no-untyped-call]
+        has = torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if has and width >= MIN_BFLOAT16_WIDTH else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
@@ -114,7 +114,7 @@ def train(
     dtype = compute_dtype(config.precision, device, model.config.hidden_size)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = DataOrder(view.rows, config.seed)
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = dict(state.get("metrics", {})) if start is not None else {}
     began, waited = time.perf_counter(), 0.0
 
     for step, batches, wait in _prefetched(order, view, objective, config, peers, first):
@@ -128,7 +128,7 @@ def train(
             torch.manual_seed(mix(config.seed, number) >> 1)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 loss = objective.loss(model, {name: tensor.to(device) for name, tensor in batch.items()})
-            (loss / targets).backward()
+            (loss / targets).backward()  # type: ignore[no-untyped-call]
             loss_sum += float(loss.detach())
         peers.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
@@ -154,7 +154,8 @@ def train(
                 }
                 hooks.log(done, metrics)
             if done % config.checkpoint_every_steps == 0 or done == config.steps:
-                hooks.save(done, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}
+                hooks.save(done, state)
         hooks.step(done)
     return metrics
 

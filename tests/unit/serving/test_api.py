@@ -1,0 +1,301 @@
+"""The HTTP API without Ray: who may ask, what is refused and how, and what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from llmyard.core.errors import LlmyardError
+from llmyard.generation.engine import Delta
+from llmyard.generation.model import Model
+from llmyard.serving.api import build_api
+from llmyard.serving.keys import hash_of
+
+KEY = {"Authorization": "Bearer ly-right"}
+ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
+MAX_BODY = 20_000
+USER = [{"role": "user", "content": ENGLISH}]
+ROUTES = [
+    ("GET", "/v1/models", None),
+    ("POST", "/v1/translate", {"text": ENGLISH, "target_language": "zh"}),
+    ("POST", "/v1/extract", {"text": "Malo lives in Kora Town."}),
+    ("POST", "/v1/chat/completions", {"model": "base", "messages": USER, "max_tokens": 4}),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tiny: Any) -> list[Model]:
+    return [Model.load(tiny.store.get(name, "checkpoint")) for name in ("triples", "translator", "base")]
+
+
+@pytest.fixture(scope="module")
+def api(models: list[Model]) -> Any:
+    return build_api(models, [hash_of("ly-other"), hash_of("ly-right")], MAX_BODY, 100)
+
+
+class Client:
+    """Asks the application."""
+
+    def __init__(self, api: Any) -> None:
+        self._transport = httpx.ASGITransport(api)
+
+    def ask(self, method: str, path: str, body: Any = None, headers: Any = KEY, content: Any = None) -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://x") as client:
+                return await client.request(method, path, json=body, headers=headers, content=content)
+
+        return asyncio.run(send())
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return self.ask("POST", path, body, **options)
+
+
+@pytest.fixture
+def client(api: Any) -> Client:
+    return Client(api)
+
+
+def refused(answer: httpx.Response, status: int) -> str:
+    """The message of an error in OpenAI's shape."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return str(error["message"])
+
+
+def test_page_health_and_document_are_open(client: Client) -> None:
+    page = client.ask("GET", "/", headers={})
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not [
+        word
+        for word in ("http://", "https://", "//cdn", "@import")
+        if word in page.text.replace("http://www.w3.org/2000/svg", "")
+    ]
+    assert client.ask("GET", "/health", headers={}).json() == {"status": "ok"}
+    document = client.ask("GET", "/openapi.json", headers={}).json()
+    assert set(document["paths"]) == {"/health", *(path for _, path, _ in ROUTES)}
+    for _, path, _ in ROUTES:
+        for operation in document["paths"][path].values():
+            assert operation["security"] == [{"HTTPBearer": []}]
+            assert set(operation["responses"]) == {"200", "4XX"}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+def test_every_route_wants_a_key(client: Client, method: str, path: str, body: Any) -> None:
+    wrong = ({}, {"Authorization": "Bearer ly-wrong"}, {"Authorization": "Basic ly-right"}, {"Authorization": "Bearer"},
+             {"Authorization": "Bearer " + hash_of("ly-right")}, {"Authorization": "ly-right"},
+             {"Authorization": "Bearer ké".encode("latin-1")})  # fmt: skip
+    for headers in wrong:
+        answer = client.ask(method, path, body, headers=headers)
+        refused(answer, 401)
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert client.ask(method, path, body).status_code == 200
+    assert client.ask(method, path, body, headers={"Authorization": "bearer ly-other"}).status_code == 200
+
+
+def test_the_key_is_asked_for_before_the_body_is_read(client: Client) -> None:
+    refused(client.post("/v1/translate", content=b"{", headers={}), 401)
+    refused(client.post("/v1/translate", content=b"x" * (MAX_BODY + 1), headers={}), 401)
+    for path in ("/v1/absent", "/docs", "//v1/models", "/v1/models/"):
+        refused(client.ask("GET", path, headers={}), 401)
+
+
+def test_unknown_paths_and_methods_are_refused_alike(client: Client) -> None:
+    refused(client.ask("GET", "/v1/absent"), 404)
+    refused(client.ask("GET", "/docs"), 404)  # FastAPI's page would load its scripts from another host
+    refused(client.ask("GET", "/v1/translate"), 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "said"),
+    [
+        ("/v1/translate", {"text": None}, "text"),
+        ("/v1/translate", {"text": 5}, "text"),
+        ("/v1/translate", {"text": ""}, "text"),
+        ("/v1/translate", {"text": " \n"}, "text"),
+        ("/v1/translate", {"text": "\ud800"}, "text"),
+        ("/v1/translate", {"target_language": "fr"}, "target_language"),
+        ("/v1/translate", {"tone": "kind"}, "tone"),
+        ("/v1/translate", {"model": "base"}, "not made for translation"),
+        ("/v1/translate", {"text": ENGLISH * 100}, "split it"),
+        ("/v1/extract", {"text": "马洛" * 100}, "split it"),
+        ("/v1/extract", {"text": ""}, "text"),
+        ("/v1/extract", {"model": 3}, "model"),
+        ("/v1/chat/completions", {"max_tokens": 101}, "at most 100"),
+        ("/v1/chat/completions", {"max_tokens": 0}, "max_tokens"),
+        ("/v1/chat/completions", {"max_tokens": "many"}, "max_tokens"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, "role"),
+        ("/v1/chat/completions", {"messages": [{"role": "system", "content": "x"}]}, "no message of the user"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "lamp " * 200}]}, "shorten it"),
+        ("/v1/chat/completions", {"temperature": -1}, "temperature"),
+        ("/v1/chat/completions", {"seed": 2**63}, "seed"),
+        ("/v1/chat/completions", {"top_p": 0.5}, "top_p"),
+        ("/v1/chat/completions", {"model": "triples"}, "/v1/extract"),
+        ("/v1/chat/completions", {"stream": True, "messages": [{"role": "user", "content": "lamp " * 200}]}, "shorten"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_requests_are_told_why(client: Client, path: str, change: dict[str, Any], said: str) -> None:
+    (right,) = [body for _, each, body in ROUTES if each == path and body is not None]
+    body = json.dumps({**right, **change}).encode()
+    assert said in refused(client.post(path, content=body, headers={**KEY, "Content-Type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 9000, b'{"temperature": NaN}'], ids=repr
+)
+def test_what_is_no_request_is_refused(client: Client, content: bytes) -> None:
+    headers = {**KEY, "Content-Type": "application/json"}
+    for path in ("/v1/translate", "/v1/extract", "/v1/chat/completions"):
+        refused(client.post(path, content=content, headers=headers), 400)
+    refused(client.post("/v1/extract", content=b'{"text": "x"}', headers={**KEY, "Content-Type": "text/plain"}), 400)
+
+
+def test_an_unknown_model_is_not_found(client: Client) -> None:
+    for path, body in ((path, body) for _, path, body in ROUTES if body is not None):
+        answer = client.post(path, {**body, "model": "无"})
+        assert "triples, translator, base" in refused(answer, 404)
+        assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_large_bodies_are_refused_declared_or_streamed(client: Client) -> None:
+    async def streamed() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY // 10 + 1):
+            yield b"x" * 10
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1000
+
+    refused(client.post("/v1/extract", content=b"x" * (MAX_BODY + 1)), 413)
+    refused(client.post("/v1/extract", content=streamed()), 413)
+    refused(client.post("/v1/extract", content=endless()), 413)
+    refused(client.post("/v1/extract", content=b"x", headers={**KEY, "Content-Length": "-1"}), 413)
+    refused(client.post("/v1/extract", {"text": "灯" * 3000}), 400)  # at the limit it is read
+
+
+def test_translates_both_ways(client: Client) -> None:
+    answer = client.post("/v1/translate", {"text": ENGLISH, "target_language": "zh"})
+    assert answer.json() == {"model": "translator", "translation": CHINESE, "finish_reason": "stop"}
+    assert CHINESE in answer.text  # not escaped
+    answer = client.post("/v1/translate", {"text": CHINESE, "target_language": "en", "model": "translator"})
+    assert answer.json()["translation"] == ENGLISH
+
+
+def test_finds_facts_in_chinese(client: Client) -> None:
+    answer = client.post("/v1/extract", {"text": "马洛住在科拉镇。"}).json()
+    assert answer["triples"] == [{"subject": "马洛", "relation": "lives_in", "object": "科拉镇"}]
+    assert answer["entities"][1] == {"text": "科拉镇", "type": "place", "start": 4, "end": 7}
+
+
+def test_lists_models_with_their_artifacts(client: Client) -> None:
+    listed = client.ask("GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    assert [(each["id"], each["task"]) for each in listed["data"]] == [
+        ("triples", "knowledge_graph"), ("translator", "translation"), ("base", "causal_lm"),
+    ]  # fmt: skip
+    assert all(each["artifact"].startswith(f"checkpoint/{each['id']}@") for each in listed["data"])
+
+
+def test_chats_whole(client: Client) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "max_tokens": 60}
+    answer = client.post("/v1/chat/completions", body).json()
+    assert (answer["object"], answer["model"]) == ("chat.completion", "base")
+    (choice,) = answer["choices"]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "，马洛去了科拉镇。"},
+        "finish_reason": "stop",
+    }
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert min(usage.values()) > 0
+    assert (
+        client.post("/v1/chat/completions", {**body, "max_tokens": 2}).json()["choices"][0]["finish_reason"] == "length"
+    )
+    body = {"model": "translator", "messages": [{"role": "user", "content": CHINESE}]}
+    assert client.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"] == ENGLISH
+
+
+def events(answer: httpx.Response) -> list[str]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.endswith("\n\n")
+    return [event.removeprefix("data: ") for event in answer.text.split("\n\n")[:-1]]
+
+
+def test_chats_as_a_stream(client: Client) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "max_tokens": 60, "stream": True}
+    said = events(client.post("/v1/chat/completions", body))
+    assert said[-1] == "[DONE]"
+    chunks = [json.loads(each) for each in said[:-1]]
+    assert len(chunks) > 5
+    assert {(chunk["id"], chunk["object"]) for chunk in chunks} == {(chunks[0]["id"], "chat.completion.chunk")}
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta["content"] for delta in deltas) == "，马洛去了科拉镇。"
+    assert [delta.get("role") for delta in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+
+
+@pytest.fixture(params=[RuntimeError("secret at /root/x"), LlmyardError("secret at /root/x", "secret")], ids=repr)
+def broken(request: pytest.FixtureRequest, models: list[Model], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Engines that fail before anything is said, or, with the prompt's last message "late", after the first piece."""
+
+    async def annotate(texts: Any) -> Any:
+        raise request.param
+
+    async def generate(asked: Any) -> AsyncIterator[Delta]:
+        if asked.max_new_tokens == 7:
+            yield Delta((5,), "well", None)
+        raise request.param
+
+    for model in models:
+        monkeypatch.setattr(model.engine, "annotate", annotate)
+        monkeypatch.setattr(model.engine, "generate", generate)
+    yield str(request.param)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_fault_of_ours_is_told_without_its_insides(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    for _, path, body in ROUTES[1:]:
+        for more in ({}, {"stream": True}) if path.endswith("completions") else ({},):
+            answer = client.post(path, {**body, **more})
+            refused(answer, 500)
+            assert "secret" not in answer.text
+            assert "/root" not in answer.text
+            assert "secret at /root/x" in caplog.text
+            caplog.clear()
+
+
+def test_a_stream_that_breaks_has_no_end_mark(client: Client, broken: str, models: list[Model]) -> None:
+    body = {"model": "base", "messages": USER, "max_tokens": 7, "stream": True}
+    if broken.startswith("secret at /root/x\n"):
+        said = events(client.post("/v1/chat/completions", body))
+        assert [json.loads(each).get("error", {}).get("type") for each in said] == [None, "server_error"]
+        assert not any("secret" in each for each in said)
+        return
+    with pytest.raises(RuntimeError):  # the server cuts the connection
+        client.post("/v1/chat/completions", body)
+
+
+def test_a_closed_engine_asks_to_come_back(tiny: Any) -> None:
+    model = Model.load(tiny.store.get("translator", "checkpoint"))
+    client = Client(build_api([model], [hash_of("ly-right")], MAX_BODY, 100))
+    asyncio.run(model.engine.drain())
+    answer = client.post("/v1/translate", {"text": ENGLISH, "target_language": "zh"})
+    refused(answer, 503)
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_without_a_model_for_a_task_it_is_not_found(tiny: Any) -> None:
+    model = Model.load(tiny.store.get("base", "checkpoint"))
+    client = Client(build_api([model], [hash_of("ly-right")], MAX_BODY, 100))
+    assert "no model here" in refused(client.post("/v1/extract", {"text": "x"}), 404)
