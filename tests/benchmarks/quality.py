@@ -31,7 +31,8 @@ def rows_of(result: StageResult, job: str) -> list[dict[str, Any]]:
     report = json.loads(result.artifacts[0].local("report.json").read_text(encoding="utf-8"))
     name = report["checkpoint"].partition("/")[2].partition("@")[0]
     return [
-        {"task": name, "data": job, "split": split, "metric": metric, "value": value, "baseline": scored["baseline"][metric]}
+        {"task": name, "data": job, "split": split, "metric": metric}
+        | {"value": value, "baseline": scored["baseline"][metric], "baseline_name": scored["baseline_name"]}
         for split, scored in report["splits"].items()
         for metric, value in scored["metrics"].items()
     ]

@@ -84,7 +84,9 @@ class MlflowConnection:
             if found is None:
                 root = f"{self._artifact_root}/{name}" if self._artifact_root else None
                 try:
-                    self._experiments[name] = self.client().create_experiment(name, artifact_location=root)
+                    # The kind makes MLflow's page open on the runs rather than on an empty view of traces.
+                    kind = {"mlflow.experimentKind": "custom_model_development"}
+                    self._experiments[name] = self.client().create_experiment(name, root, tags=kind)
                 except Exception:  # another process was faster
                     found = self.client().get_experiment_by_name(name)
                     if found is None:

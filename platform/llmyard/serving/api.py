@@ -177,12 +177,13 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
     async def chat(body: ChatRequest) -> Response:
         """Answers a conversation, whole or as a stream of events."""
         model = there.named(body.model)
-        if body.max_tokens > max_new_tokens:
-            raise Refused(400, f"max_tokens is {body.max_tokens}; at most {max_new_tokens}", "invalid_request_error")
+        max_tokens = body.max_tokens or min(Decoding().max_new_tokens, max_new_tokens)
+        if max_tokens > max_new_tokens:
+            raise Refused(400, f"max_tokens is {max_tokens}; at most {max_new_tokens}", "invalid_request_error")
         if not model.engine.capabilities().generates:
             raise Refused(400, f"{body.model!r} does not chat; use /v1/extract", "invalid_request_error")
         prompt = model.chat_prompt([message.model_dump() for message in body.messages])
-        deltas = model.answer(prompt, Decoding(body.max_tokens, body.temperature, body.seed))
+        deltas = model.answer(prompt, Decoding(max_tokens, body.temperature, body.seed))
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             # The first piece is awaited here, so that a refusal still becomes an error status.

@@ -28,7 +28,7 @@ class ChatRequest(Request):
 
     model: str
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    max_tokens: int = Field(128, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="By default 128, or the endpoint's limit if that is less.")
     temperature: float = Field(0.0, ge=0, le=5)
     seed: int = Field(0, ge=0, lt=2**63)
     stream: bool = False

@@ -72,11 +72,9 @@ class SummarizationTask:
                 found = rouge([predictions[i] for i in chosen], [records[i]["summary"] for i in chosen], language)
                 for name in ("rouge1", "rouge2", "rouge_l"):
                     scores[f"{name}_{language}"] = getattr(found, name)
+        languages = {record["language"] for record in records}
         for name in ("rouge1", "rouge2", "rouge_l"):
-            values = [
-                value for key, value in scores.items() if key.startswith(f"{name}_") and key[-2:] in LANGUAGE_TOKENS
-            ]
-            scores[name] = sum(values) / len(values)
+            scores[name] = sum(scores[f"{name}_{language}"] for language in languages) / len(languages)
         return scores
 
     def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -246,8 +246,8 @@ def test_chats_as_a_stream(client: Client) -> None:
 
 
 @pytest.fixture(params=[RuntimeError("secret at /root/x"), LlmyardError("secret at /root/x", "secret")], ids=repr)
-def broken(request: pytest.FixtureRequest, models: list[Model], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Engines that fail before anything is said, or, with the prompt's last message "late", after the first piece."""
+def broken(request: pytest.FixtureRequest, models: list[Model], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Engines that fail before anything is said or, asked for seven tokens, after the first piece."""
 
     async def annotate(texts: Any) -> Any:
         raise request.param
@@ -260,7 +260,7 @@ def broken(request: pytest.FixtureRequest, models: list[Model], monkeypatch: pyt
     for model in models:
         monkeypatch.setattr(model.engine, "annotate", annotate)
         monkeypatch.setattr(model.engine, "generate", generate)
-    yield str(request.param)
+    return str(request.param)
 
 
 @pytest.mark.usefixtures("broken")

@@ -1,0 +1,163 @@
+"""An endpoint on a private Ray: every route over a real socket, on this machine only, and nothing left afterwards."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from llmyard.core.errors import RequestError
+from llmyard.serving.config import Endpoint
+from llmyard.serving.endpoint import require_free, serving
+from llmyard.serving.keys import hash_of
+
+pytestmark = pytest.mark.integration
+
+ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
+
+
+@pytest.fixture(scope="module")
+def private_ray() -> Iterator[None]:
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="ly-", dir="/tmp") as folder:  # short: paths of sockets are limited
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 << 20,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(url: str, body: Any = None, key: str = "ly-right") -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def serve_processes() -> list[psutil.Process]:
+    """The processes of Serve's actors below this one."""
+    return [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if each.name().startswith(("ray::Serve", "ray::Proxy"))
+    ]
+
+
+def listening(port: int) -> set[str]:
+    """The addresses at which something below this process listens at a port."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        for connection in process.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                found.add(connection.laddr.ip)
+    return found
+
+
+@pytest.mark.usefixtures("private_ray")
+def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    port, models = free_port(), [tiny.store.get(name, "checkpoint") for name in ("triples", "translator", "base")]
+    config = Endpoint(models=tuple(model.reference for model in models), port=port, max_new_tokens=100)
+    with serving(config, models, [hash_of("ly-right")]) as url:
+        assert url == f"http://127.0.0.1:{port}"
+        assert listening(port) == {"127.0.0.1"}
+        with pytest.raises(RequestError, match="cannot listen"):
+            require_free("127.0.0.1", port)
+        with pytest.raises(RequestError, match="cannot listen"), serving(config, models, [hash_of("k")]):
+            pass
+
+        assert ask(url + "/")[1].startswith("<!doctype html>")
+        assert ask(url + "/health", key="")[0] == 200
+        assert ask(url + "/v1/models", key="ly-wrong")[0] == 401
+        listed = json.loads(ask(url + "/v1/models")[1])["data"]
+        assert [each["artifact"] for each in listed] == [model.reference for model in models]
+        status, said = ask(url + "/v1/translate", {"text": CHINESE, "target_language": "en"})
+        assert (status, json.loads(said)["translation"]) == (200, ENGLISH)
+        found = json.loads(ask(url + "/v1/extract", {"text": "马洛住在科拉镇。"})[1])
+        assert found["triples"] == [{"subject": "马洛", "relation": "lives_in", "object": "科拉镇"}]
+        chat = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "stream": True}
+        status, said = ask(url + "/v1/chat/completions", chat)
+        assert status == 200
+        assert said.endswith("data: [DONE]\n\n")
+        chunks = [json.loads(event[6:]) for event in said.split("\n\n")[:-2]]
+        assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "，马洛去了科拉镇。"
+        assert ask(url + "/v1/translate", {"text": "x"})[0] == 400
+        assert ask(url + "/v1/extract", {"text": "x" * 2_000_000})[0] == 413
+
+        answers: list[tuple[int, str]] = []
+        request = {"text": ENGLISH, "target_language": "zh"}
+        callers = [
+            threading.Thread(target=lambda: answers.append(ask(url + "/v1/translate", request))) for _ in range(20)
+        ]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert {json.loads(said)["translation"] for _, said in answers} == {CHINESE}
+        assert len(answers) == 20
+
+        left = {"model": "base", "messages": [{"role": "user", "content": "?"}], "stream": True, "temperature": 5}
+        with socket.create_connection(("127.0.0.1", port)) as leaving:  # a reader that goes away
+            data = json.dumps(left).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ly-right\r\nContent-Length: {len(data)}\r\nContent-Type: application/json\r\n\r\n"
+            leaving.sendall(head.encode() + data)
+            leaving.recv(10)
+        assert ask(url + "/v1/translate", request)[0] == 200
+
+    assert serve_processes() == []
+    assert listening(port) == set()
+    require_free("127.0.0.1", port)
+    said = "".join(capfd.readouterr())
+    sys.stderr.write(said)  # shown if the test fails
+    assert "Traceback" not in said
+    assert "failed" not in said
+    assert "graceful" not in said
+
+
+@pytest.mark.usefixtures("private_ray")
+def test_a_checkpoint_that_does_not_load_leaves_nothing_behind(tiny: Any, tmp_path: Any) -> None:
+    from llmyard.core.artifacts import ArtifactStore
+    from llmyard.core.storage import Storage
+
+    store = ArtifactStore(Storage(str(tmp_path)))
+    with store.begin("checkpoint", "broken", "broken") as draft:
+        store.storage.write(f"{draft.folder}/config.json", b"{}")
+        artifact = draft.commit(config={}, parents=(), metrics={})
+    port = free_port()
+    with (
+        pytest.raises(Exception, match="(?i)llmyard|deploy"),
+        serving(Endpoint(models=("x",), port=port), [artifact], ["k"]),
+    ):
+        pass
+    assert serve_processes() == []
+    require_free("127.0.0.1", port)
+
+
+def test_an_endpoint_without_a_key_is_refused() -> None:
+    with pytest.raises(RequestError, match="at least one API key"), serving(Endpoint(models=("x",)), [], []):
+        pass
