@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmyard.core.artifacts import Artifact
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.serving.config import Endpoint
 
 APPLICATION = "llmyard"
@@ -26,6 +27,7 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
 
     Raises:
         RequestError: The port is taken, or there are no keys.
+        LlmyardError: A model does not load.
     """
     if not key_hashes:
         raise RequestError("an endpoint needs at least one API key", "make one with --new-key")
@@ -42,6 +44,7 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     deployment = deployment.options(
         name=APPLICATION,
         num_replicas=config.replicas,
+        max_constructor_retry_count=1,  # a checkpoint that does not load will not the next time either
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         ray_actor_options={"num_cpus": config.cpus_per_replica},
@@ -49,10 +52,25 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
         quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-        serve.run(deployment.bind(), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        try:
+            serve.run(deployment.bind(), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        except RuntimeError:
+            said = serve.status().applications[APPLICATION].deployments
+            reason = "; ".join(reason_of(each.message) for each in said.values())
+            raise LlmyardError(
+                f"the endpoint did not start: {reason}", "check the checkpoints it shall serve"
+            ) from None
         yield f"http://[{config.host}]:{config.port}" if ":" in config.host else f"http://{config.host}:{config.port}"
     finally:
         _shut_down()
+
+
+def reason_of(message: str) -> str:
+    """Returns the last error of a trace in a message of Ray Serve, without the trace."""
+    lines = message.strip().splitlines()
+    last = max((number for number, line in enumerate(lines) if line.startswith(("  File ", "    "))), default=-1)
+    said = "\n".join(lines[last + 1 :]) or message
+    return re.sub(r"^llmyard\.[\w.]+: ", "", said)
 
 
 def _shut_down(timeout_seconds: float = 30.0) -> None:

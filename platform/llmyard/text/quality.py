@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from llmyard.text.config import Quality
 
 # What UTF-8 read as Latin-1, Windows-1252 or GBK looks like, beside the replacement character itself: a lead byte of
-# two or three with as many continuation bytes behind it. One behind é is not enough: "café’s" is good English.
+# two or three with its continuation bytes behind it. "café’s" and "passé”…" are good English, so é needs two behind
+# it and no letter before it.
 _CONTINUATION = r"[\x{0080}-\x{00BF}ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™\x{FFFD}]"
-_WRONG_DECODING = rf"\x{{FFFD}}|锟斤拷|烫烫烫|[ÂÃ]{_CONTINUATION}|[â-ï]{_CONTINUATION}{{2}}"
+_WRONG_DECODING = rf"\x{{FFFD}}|锟斤拷|烫烫烫|[ÂÃ]{_CONTINUATION}|(?:â|(?:^|[^A-Za-z])[ã-ï]){_CONTINUATION}{{2}}"
 
 
 def judge(texts: pa.ChunkedArray | pa.Array, rules: Quality) -> Any:

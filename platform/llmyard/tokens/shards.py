@@ -83,6 +83,8 @@ class ShardWriter:
             target_start: Offset in it where the tokens to learn begin.
             pairs: Flat integers that go with it (relations between its tokens).
         """
+        if isinstance(ids, np.ndarray) and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= self._largest:
+            raise OverflowError(f"ids of {document} do not fit {self.dtype}: {ids.min()} to {ids.max()}")
         array = np.asarray(ids, dtype=self.dtype)
         self._tokens.append(array)
         if self.with_labels:
@@ -91,6 +93,10 @@ class ShardWriter:
         for column, value in zip(self._documents.values(), row, strict=True):
             column.append(value)
         self._position += len(array)
+
+    @property
+    def _largest(self) -> int:
+        return int(np.iinfo(self.dtype).max)
 
     @property
     def tokens(self) -> int:

@@ -198,7 +198,8 @@ def test_every_ready_job_validates() -> None:
 
 SNIPPETS = [
     "", ":", "- ", "{", "}", "[", "]", "'", '"', "\n", "  ", "\t", "&a ", "*a", "!!int ", "null", "-1", "0", "1e400",
-    "%", "nan", ".inf", "9" * 400, "kind: ", "steps: ", "中", "\ud7ff", "\x07", "2026-13-01", "? ", "| ", "<<: ", "!!float ",
+    "%", "nan", ".inf", "9" * 400, "kind: ", "steps: ", "中", "\ud7ff", "\x07", "2026-13-01", "? ", "| ", "<<: ",
+    "!!float ",
 ]  # fmt: skip
 PATHS = [
     "stages.0.splits", "stages.1.steps", "stages.base.model", "stages.0.sources.0.seed", "name", "kind",

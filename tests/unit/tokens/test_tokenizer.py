@@ -55,7 +55,9 @@ def test_control_tokens_are_left_out_of_decoded_text(tokenizer: Tokenizer) -> No
     assert tokenizer.control(PAD) == tokenizer.pad_id
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\n", "𠮷野家 🐼‍❄️ ｶﾀｶﾅ العربية", "a\x00b", "\u3000缩进", "�", "１２３", "é e\u0301"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n\n", "𠮷野家 🐼‍❄️ ｶﾀｶﾅ العربية", "a\x00b", "\u3000缩进", "�", "１２３", "é e\u0301"]
+)
 def test_unseen_characters_fall_back_to_bytes(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
