@@ -10,7 +10,7 @@ import pytest
 
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
 STORIES = ("One morning, Malo went to Kora Town.", "有一天，马洛去了科拉镇。")
-FACTS = (
+FACTS: tuple[dict[str, Any], ...] = (
     {
         "text": "Malo lives in Kora Town.",
         "entities": [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
-import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -23,25 +23,6 @@ from llmyard.serving.keys import hash_of
 pytestmark = pytest.mark.integration
 
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
-
-
-@pytest.fixture(scope="module")
-def private_ray() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="ly-", dir="/tmp") as folder:  # short: paths of sockets are limited
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100 << 20,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 def free_port() -> int:
@@ -60,24 +41,29 @@ def ask(url: str, body: Any = None, key: str = "ly-right") -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def serve_processes() -> list[psutil.Process]:
-    """The processes of Serve's actors below this one; those that Ray has not buried yet are dead."""
-    names = ("ray::Serve", "ray::Proxy")
-    below = psutil.Process().children(recursive=True)
-    return [each for each in below if each.status() != psutil.STATUS_ZOMBIE and each.name().startswith(names)]
+def gone(seconds: float = 20) -> bool:
+    """Whether the processes of Serve's actors below this one end, which Ray kills without waiting."""
+    deadline, names = time.monotonic() + seconds, ("ray::Serve", "ray::Proxy")
+    while time.monotonic() < deadline:
+        below = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
+        if not any(each.name().startswith(names) for each in below):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def listening(port: int) -> set[str]:
     """The addresses at which something below this process listens at a port."""
     found = set()
     for process in psutil.Process().children(recursive=True):
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                found.add(connection.laddr.ip)
+        with contextlib.suppress(psutil.Error, FileNotFoundError):  # it ends while it is looked at
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    found.add(connection.laddr.ip)
     return found
 
 
-@pytest.mark.usefixtures("private_ray")
+@pytest.mark.usefixtures("shared_ray")
 def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
     port, models = free_port(), [tiny.store.get(name, "checkpoint") for name in ("triples", "translator", "base")]
     config = Endpoint(models=tuple(model.reference for model in models), port=port, max_new_tokens=100)
@@ -130,7 +116,7 @@ def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[st
             leaving.recv(10)
         assert ask(url + "/v1/translate", request)[0] == 200
 
-    assert serve_processes() == []
+    assert gone()
     assert listening(port) == set()
     require_free("127.0.0.1", port)
     said = "".join(capfd.readouterr())
@@ -140,7 +126,7 @@ def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[st
     assert "graceful" not in said
 
 
-@pytest.mark.usefixtures("private_ray")
+@pytest.mark.usefixtures("shared_ray")
 def test_a_checkpoint_that_does_not_load_leaves_nothing_behind(tiny: Any, tmp_path: Any) -> None:
     from llmyard.core.artifacts import ArtifactStore
     from llmyard.core.storage import Storage
@@ -156,7 +142,7 @@ def test_a_checkpoint_that_does_not_load_leaves_nothing_behind(tiny: Any, tmp_pa
         serving(Endpoint(models=("x",), port=port), [artifact], ["k"]),
     ):
         pass
-    assert serve_processes() == []
+    assert gone()
     require_free("127.0.0.1", port)
 
 

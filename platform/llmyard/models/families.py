@@ -9,7 +9,7 @@ from typing import Any
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import CorruptArtifact, RequestError
 from llmyard.models.config import Bert, EncoderDecoder, Gpt2
 from llmyard.models.span_tagger import SpanTagger, SpanTaggerConfig
 from llmyard.models.transformer import TransformerConfig, TransformerModel
@@ -67,6 +67,7 @@ def load(folder: str | Path) -> PreTrainedModel:
 
     Raises:
         RequestError: The folder holds no model of a family that llmyard runs.
+        CorruptArtifact: Weights are missing.
     """
     try:
         written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
@@ -77,7 +78,12 @@ def load(folder: str | Path) -> PreTrainedModel:
     except KeyError:
         raise RequestError(f"{folder} is a model of type {family!r}", f"supported: {', '.join(_CLASSES)}") from None
     transformers_logging.disable_progress_bar()
-    model: PreTrainedModel = model_class.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    model, found = model_class.from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    if found["missing_keys"]:  # transformers would go on with random ones
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise CorruptArtifact(f"{folder} lacks weights: {missing}", "it was saved by another version: train it again")
     return model.eval()
 
 

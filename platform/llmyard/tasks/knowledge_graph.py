@@ -73,7 +73,7 @@ class KnowledgeGraphTask:
         tags = [OUTSIDE] * len(encoded.ids)
         starts: dict[str, list[int]] = {}
         for entity in record["entities"]:
-            tokens = tokens_of(encoded, entity["start"], entity["end"])
+            tokens = tokens_of(record["text"], encoded, entity["start"], entity["end"])
             if not tokens:
                 return None
             begin = 1 + 2 * types[entity["type"]]
@@ -114,7 +114,7 @@ class KnowledgeGraphTask:
         ]
 
 
-def tokens_of(encoded: Encoded, start: int, end: int) -> list[int]:
+def tokens_of(text: str, encoded: Encoded, start: int, end: int) -> list[int]:
     """Returns the tokens that make up characters ``start`` to ``end``; [] if a token reaches across either border.
 
     A space before a word belongs to its token and does not count as reaching across.
@@ -123,7 +123,7 @@ def tokens_of(encoded: Encoded, start: int, end: int) -> list[int]:
     if not chosen:
         return []
     first, last = encoded.spans[chosen[0]], encoded.spans[chosen[-1]]
-    return chosen if first[0] >= start - 1 and last[1] <= end else []
+    return chosen if not text[first[0] : start].strip() and last[1] <= end else []
 
 
 def entities_of(text: str, encoded: Encoded, tags: Sequence[int], types: Sequence[str]) -> list[tuple[Entity, int]]:

@@ -61,7 +61,7 @@ class QuestionAnsweringTask:
         tags = [OUTSIDE] * len(encoded.ids)
         for answer in record["answers"][:1]:
             start = len(record["question"]) + 1 + answer["start"]
-            tokens = tokens_of(encoded, start, start + len(answer["text"]))
+            tokens = tokens_of(self.text(record), encoded, start, start + len(answer["text"]))
             if not tokens:
                 return None
             tags[tokens[0]] = 1

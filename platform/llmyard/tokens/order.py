@@ -1,6 +1,7 @@
 """The order of training data: a pure function of the seed and the sample's number, the same for any number of workers.
 
-Shards, then windows of rows within a shard, then rows within a window are permuted, so that storage is read in runs.
+Segments of rows are permuted over all shards, then samples within a window of some segments: storage is read in runs,
+and every window holds something of many shards.
 The resume state is one number: samples consumed.
 """
 
@@ -62,44 +63,42 @@ class DataOrder:
     Args:
         rows: Samples in each shard.
         seed: Of the permutation.
-        window: Rows that are shuffled among themselves; a reader holds about this many.
+        window: Samples that are shuffled among themselves; they come from ``window / segment`` runs of rows, from as
+            many shards, so that a corpus whose shards differ is mixed.
         shuffle: False gives the stored order, epoch after epoch.
+        segment: Rows of a shard that stay together, so that storage is read in runs.
     """
 
-    def __init__(self, rows: Sequence[int], seed: int, window: int = 4096, shuffle: bool = True) -> None:
-        self._rows = tuple(rows)
-        self._seed, self._window, self._shuffle = seed, window, shuffle
-        self.samples_per_epoch = sum(self._rows)
+    def __init__(
+        self, rows: Sequence[int], seed: int, window: int = 65_536, shuffle: bool = True, segment: int = 4096
+    ) -> None:
+        self._seed, self._window = seed, window
+        self.samples_per_epoch = sum(rows)
         if self.samples_per_epoch == 0:
             raise ValueError("there are no samples to order")
-        self._epoch = lru_cache(maxsize=2)(self._lay_out_epoch)
-        self._in_shard = lru_cache(maxsize=4096)(self._lay_out_shard)
-        self._in_window = lru_cache(maxsize=4096)(self._permute_window)
+        length = segment if shuffle else max(rows)
+        self._segments = [(shard, at) for shard, count in enumerate(rows) for at in range(0, count, length)]
+        self._sizes = [min(length, rows[shard] - at) for shard, at in self._segments]
+        self._shuffle = shuffle
+        self._epoch = lru_cache(maxsize=2)(self._lay_out)
+        self._in_window = lru_cache(maxsize=8)(self._permute_window)
 
     def __getitem__(self, sample: int) -> Place:
         epoch, index = divmod(sample, self.samples_per_epoch)
-        shards, ends = self._epoch(epoch)
+        if self._shuffle:
+            window, at = divmod(index, self._window)
+            index = window * self._window + self._in_window(epoch, window)[at]
+        order, ends = self._epoch(epoch)
         slot = bisect_right(ends, index)
-        shard, index = shards[slot], index - (ends[slot - 1] if slot else 0)
-        if not self._shuffle:
-            return Place(epoch, shard, index)
-        windows, window_ends = self._in_shard(epoch, shard)
-        slot = bisect_right(window_ends, index)
-        window, index = windows[slot], index - (window_ends[slot - 1] if slot else 0)
-        return Place(epoch, shard, window * self._window + self._in_window(epoch, shard, window)[index])
+        shard, start = self._segments[order[slot]]
+        return Place(epoch, shard, start + index - (ends[slot - 1] if slot else 0))
 
-    def _lay_out_epoch(self, epoch: int) -> tuple[list[int], list[int]]:
-        count = len(self._rows)
-        shards = Permutation(count, mix(self._seed, epoch)).all() if self._shuffle else list(range(count))
-        return shards, list(accumulate(self._rows[shard] for shard in shards))
+    def _lay_out(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Returns an epoch's order of segments, and the sample at which each of them ends."""
+        count = len(self._segments)
+        order = Permutation(count, mix(self._seed, epoch)).all() if self._shuffle else list(range(count))
+        return order, list(accumulate(self._sizes[segment] for segment in order))
 
-    def _lay_out_shard(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:
-        count = -(-self._rows[shard] // self._window)
-        windows = Permutation(count, mix(self._seed, epoch, shard)).all()
-        return windows, list(accumulate(self._window_size(shard, window) for window in windows))
-
-    def _permute_window(self, epoch: int, shard: int, window: int) -> Permutation:
-        return Permutation(self._window_size(shard, window), mix(self._seed, epoch, shard, window))
-
-    def _window_size(self, shard: int, window: int) -> int:
-        return min(self._window, self._rows[shard] - window * self._window)
+    def _permute_window(self, epoch: int, window: int) -> Permutation:
+        size = min(self._window, self.samples_per_epoch - window * self._window)
+        return Permutation(size, mix(self._seed, epoch, window))

@@ -84,7 +84,8 @@ class Subject:
 
     def naive(self, request: GenerateRequest) -> list[int]:
         """The greedy answer, each token from the whole sequence anew: no batch, no padding, no cache."""
-        model, prompt, ids = load(self.folder), list(request.prompt), []
+        model, prompt = load(self.folder), list(request.prompt)
+        ids: list[int] = []
         with torch.inference_mode():
             while len(ids) < request.max_new_tokens:
                 if self.kind.model == "base":

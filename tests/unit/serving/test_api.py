@@ -20,7 +20,7 @@ KEY = {"Authorization": "Bearer ly-right"}
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
 MAX_BODY = 20_000
 USER = [{"role": "user", "content": ENGLISH}]
-ROUTES = [
+ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/v1/models", None),
     ("POST", "/v1/translate", {"text": ENGLISH, "target_language": "zh"}),
     ("POST", "/v1/extract", {"text": "Malo lives in Kora Town."}),
@@ -90,9 +90,15 @@ def test_page_health_and_document_are_open(client: Client) -> None:
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
 def test_every_route_wants_a_key(client: Client, method: str, path: str, body: Any) -> None:
-    wrong = ({}, {"Authorization": "Bearer ly-wrong"}, {"Authorization": "Basic ly-right"}, {"Authorization": "Bearer"},
-             {"Authorization": "Bearer " + hash_of("ly-right")}, {"Authorization": "ly-right"},
-             {"Authorization": "Bearer ké".encode("latin-1")})  # fmt: skip
+    values = (
+        "Bearer ly-wrong",
+        "Basic ly-right",
+        "Bearer",
+        "ly-right",
+        f"Bearer {hash_of('ly-right')}",
+        b"Bearer k\xe9",
+    )
+    wrong: tuple[Any, ...] = ({}, *({"Authorization": value} for value in values))
     for headers in wrong:
         answer = client.ask(method, path, body, headers=headers)
         refused(answer, 401)

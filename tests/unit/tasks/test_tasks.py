@@ -22,7 +22,7 @@ from llmyard.training.objectives import IGNORE, SequenceToSequenceObjective
 
 TRANSLATION, GRAPH = TranslationTask(Translation()), KnowledgeGraphTask(KnowledgeGraph())
 PAIR = {"source_language": "en", "target_language": "zh", "source": "A green lamp.", "target": "一盏绿色的灯。"}
-FACT = {
+FACT: dict[str, Any] = {
     "text": "马洛住在科拉镇。",
     "entities": [
         {"text": "马洛", "type": "person", "start": 0, "end": 2},
@@ -38,8 +38,8 @@ def world() -> SmallWorld:
 
 
 def tokenizer_of(world: SmallWorld, split_han: bool) -> Tokenizer:
-    texts = [world.example(task, "train", i)[field] for task, field in
-             (("translation", "source"), ("translation", "target"), ("knowledge_graph", "text")) for i in range(200)]  # fmt: skip
+    fields = (("translation", "source"), ("translation", "target"), ("knowledge_graph", "text"))
+    texts = [world.example(task, "train", i)[field] for task, field in fields for i in range(200)]
     return Tokenizer.train(texts, BpeTokenizer(vocab_size=1200, split_han=split_han))
 
 
@@ -146,7 +146,7 @@ def test_entities_and_relations_come_back(world: SmallWorld, tokenizer: Tokenize
         assert example is not None
         assert example.labels is not None
         found = entities_of(record["text"], spans, example.labels, labels["entity_types"])
-        expected = [Entity(**{**item}) for item in record["entities"]]
+        expected = [Entity(**item) for item in record["entities"]]
         assert [entity for entity, _ in found] == sorted(expected, key=lambda entity: entity.start)
         index = {first: number for number, (_, first) in enumerate(found)}
         flat = iter(example.pairs)
@@ -158,26 +158,31 @@ def test_entities_and_relations_come_back(world: SmallWorld, tokenizer: Tokenize
         assert example.ids == GRAPH.prompt(record, tokenizer)
 
 
-def test_spans_that_cut_a_token_and_long_texts_are_left_out(world: SmallWorld, tokenizer: Tokenizer) -> None:
-    labels = GRAPH.labels([FACT])
-    length = len(tokenizer.encode(FACT["text"]))
+def test_over_long_texts_are_left_out_to_the_token(tokenizer: Tokenizer) -> None:
+    record = {**FACT, "text": FACT["text"] * 3}
+    length = len(tokenizer.encode(record["text"]))
     for limit in (length, length - 1):
-        (example,) = KnowledgeGraphTask(KnowledgeGraph(max_tokens=max(8, limit))).encode([FACT], tokenizer, labels)
-        assert (example is None) == (max(8, limit) < length)
+        (example,) = KnowledgeGraphTask(KnowledgeGraph(max_tokens=limit)).encode(
+            [record], tokenizer, GRAPH.labels([FACT])
+        )
+        assert (example is None) == (limit < length)
+
+
+def test_a_span_that_cuts_a_token_is_left_out(world: SmallWorld) -> None:
     runs = tokenizer_of(world, split_han=False)
     (encoded,) = runs.encode_with_spans(["绿色的灯"])
+    assert any(end - start > 1 for start, end in encoded.spans)
     for start in range(4):
         for end in range(start + 1, 5):
-            tokens = tokens_of(encoded, start, end)
+            tokens = tokens_of("绿色的灯", encoded, start, end)
             if tokens:
                 assert (encoded.spans[tokens[0]][0], encoded.spans[tokens[-1]][1]) == (start, end)
-    assert tokens_of(encoded, 4, 9) == []
 
 
 def test_a_space_before_a_word_belongs_to_its_token(tokenizer: Tokenizer) -> None:
     text = "Then Malo met Malo."
     (encoded,) = tokenizer.encode_with_spans([text])
-    tokens = tokens_of(encoded, 5, 9)
+    tokens = tokens_of(text, encoded, 5, 9)
     tags = [0] * len(encoded.ids)
     for token in tokens:
         tags[token] = 1 if token == tokens[0] else 2
@@ -217,7 +222,7 @@ def test_translations_are_scored_by_language() -> None:
 
 
 def test_facts_are_scored_over_all_texts() -> None:
-    entities = tuple(Entity(**entity) for entity in FACT["entities"])  # type: ignore[arg-type]
+    entities = tuple(Entity(**entity) for entity in FACT["entities"])
     right = Annotation(entities, (("马洛", "lives_in", "科拉镇"),))
     turned = Annotation((Entity("马洛", "place", 0, 2), entities[1]), (("科拉镇", "lives_in", "马洛"),))
     assert set(GRAPH.score([right], [FACT]).values()) == {1.0}
@@ -227,7 +232,8 @@ def test_facts_are_scored_over_all_texts() -> None:
 
 
 def test_baselines_answer_every_record(world: SmallWorld) -> None:
-    for task in (TRANSLATION, GRAPH):
+    tasks: tuple[Any, ...] = (TRANSLATION, GRAPH)
+    for task in tasks:
         train, test = ([world.example(task.name, split, i) for i in range(20)] for split in ("train", "test"))
         name, answers = task.baseline(train, test)
         assert name

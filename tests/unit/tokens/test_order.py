@@ -75,12 +75,16 @@ def test_seeds_and_epochs_give_other_orders() -> None:
     assert rows_of(one, 0) != rows_of(one, 1)
 
 
-def test_neighbouring_samples_stay_within_a_window_of_rows() -> None:
-    order = DataOrder([1000, 1000], seed=1, window=100)
-    places = [order[sample] for sample in range(2000)]
-    assert len({place.shard for place in places[:1000]}) == 1
-    for start in range(0, 2000, 100):
-        assert len({(place.shard, place.row // 100) for place in places[start : start + 100]}) == 1
+def test_a_window_reads_whole_segments_of_few_shards() -> None:
+    order = DataOrder([1000, 1000], seed=1, window=200, segment=50)
+    for start in range(0, 2000, 200):
+        places = [order[sample] for sample in range(start, start + 200)]
+        assert len({(place.shard, place.row // 50) for place in places}) == 4
+
+
+def test_shards_of_different_kinds_are_mixed_from_the_first_steps_on() -> None:
+    order = DataOrder([300] * 20, seed=3)
+    assert len({order[sample].shard for sample in range(100)}) > 15
 
 
 def test_nothing_to_order_is_refused() -> None:

@@ -104,5 +104,5 @@ def test_a_checkpoint_holds_no_code(checkpoints: Checkpoints) -> None:
             return (exec, ("raise SystemExit('ran')",))
 
     checkpoints.save(5, {"model": Evil()})
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoints.latest()

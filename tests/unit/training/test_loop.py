@@ -202,7 +202,7 @@ losses = {}
 hooks = t.Hooks(lambda step, metrics: losses.update({step: metrics["loss"]}), lambda step, state: None)
 model = t.model_of(0.2)
 view = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "train"), t.LENGTH)
-config = t.config_of(resources={"workers": 2})
+config = t.config_of(resources={"workers": 2}, steps=4)
 t.train(model, t.CausalLmObjective(), view, config, t.Peers.current(), hooks)
 validation = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "validation"), t.LENGTH)
 held = t.mean_loss(model, t.CausalLmObjective(), validation, config, t.Peers.current())
@@ -222,7 +222,7 @@ def test_two_workers_have_the_losses_of_one(folder: Path, tmp_path: Path) -> Non
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     first, second = (json.loads(output.partition("RESULT")[2]) for output in outputs)
-    alone = Run(folder, config_of(), dropout=0.2)
+    alone = Run(folder, config_of(steps=4), dropout=0.2)
     assert {int(step): loss for step, loss in first["losses"].items()} == pytest.approx(alone.losses, abs=1e-5)
     assert second["losses"] == {}  # only rank 0 logs
     assert first["norm"] == second["norm"]

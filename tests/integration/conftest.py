@@ -1,0 +1,42 @@
+"""A private Ray that the tests of this folder share; only what is started here is stopped here."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A Ray of two CPUs; `llmyard.runtime.session` joins it because this process is connected already."""
+    from llmyard.runtime.session import _quiet
+
+    _quiet()
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="lyt-", dir="/tmp")  # short: Unix socket paths end at 107 characters
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=200 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=folder,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to the SQLite store of each test's own storage."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("LLMYARD_STORAGE", raising=False)
