@@ -23,7 +23,7 @@ TRAINING = {
     "steps": 4,
     "batch": {"size": 8, "micro_batch": 4},
     "checkpoint_every_steps": 2,
-    "resources": {"workers": 2},
+    "resources": {"workers": 1},
 }
 ENCODER_DECODER = {"family": "transformer", "encoder_layers": 1, "decoder_layers": 1, "feed_forward_size": 32, **TINY}
 EXAMPLES = {"kind": "smallworld", "train": 60, "validation": 20, "test": 30}

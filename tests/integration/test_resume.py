@@ -64,8 +64,11 @@ def lives(process: psutil.Process) -> bool:
 
 
 def survivors(family: list[psutil.Process]) -> list[psutil.Process]:
-    """The processes that outlive their killed driver by a minute; ended here, by exact pid, so that no test leaks."""
-    deadline = time.monotonic() + 60
+    """The processes that outlive their killed driver; ended here, by exact pid, so that no test leaks.
+
+    Ray's agents look for their dead GCS for a minute before they end (`RAY_gcs_rpc_server_reconnect_timeout_s`).
+    """
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and any(lives(process) for process in family):
         time.sleep(0.2)
     left = [process for process in family if lives(process)]
@@ -96,7 +99,6 @@ def test_a_killed_driver_costs_no_step_and_changes_no_bit(shared_ray: None, tmp_
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
-    assert not survivors(family)
     assert reached < STEPS
     store = ArtifactStore(Storage(str(killed)))
     assert list(store.list("checkpoint")) == []
@@ -119,6 +121,7 @@ def test_a_killed_driver_costs_no_step_and_changes_no_bit(shared_ray: None, tmp_
         resumed.version
     ]
     assert runs(killed) == [(resumed.reference, "FINISHED")]
+    assert survivors(family) == []
 
 
 def runs(storage: Path) -> list[Any]:

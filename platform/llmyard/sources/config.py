@@ -21,12 +21,13 @@ class SmallWorldDocuments(Config):
 
 
 class Files(Config):
-    """Documents from text or JSON files."""
+    """Documents from text, JSON or tab-separated files."""
 
     kind: Literal["files"] = "files"
     name: str = Field("files", description="Name of the source in reports and in the shards' lineage.")
     paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or globs; $VARIABLES are replaced.")
-    format: Literal["text", "json", "jsonl"] = "text"
+    format: Literal["text", "json", "jsonl", "tsv"] = "text"
+    columns: tuple[int, ...] = Field((0,), min_length=1, description="tsv: a line's text is these columns' texts.")
     text_fields: tuple[str, ...] = Field(
         ("text",), min_length=1, description="json, jsonl: the first of these that a record has is its text."
     )

@@ -156,6 +156,9 @@ def _read_file(path: str, source: Files) -> Iterator[Document | BadRecord]:
         for index, piece in enumerate(pieces):
             yield Document(f"{name}#{index}", piece, source.name, "")
         return
+    if source.format == "tsv":
+        yield from _tab_separated(path, name, data, source)
+        return
     for index, record in _records(data) if source.format == "json" else json_lines(data.split(b"\n")):
         found = next((record[key] for key in source.text_fields if isinstance(record, dict) and record.get(key)), None)
         if isinstance(found, list) and all(isinstance(part, str) for part in found):
@@ -168,6 +171,22 @@ def _read_file(path: str, source: Files) -> Iterator[Document | BadRecord]:
             yield BadRecord(path, index, record.reason)
         else:
             yield BadRecord(path, index, f"no text in any of the fields {', '.join(source.text_fields)}")
+
+
+def _tab_separated(path: str, name: str, data: bytes, source: Files) -> Iterator[Document | BadRecord]:
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            cells = line.decode().split("\t")
+        except UnicodeDecodeError as error:
+            yield BadRecord(path, number, f"line {number}: {_not_json(error)}")
+            continue
+        if len(cells) <= max(source.columns):
+            yield BadRecord(path, number, f"line {number} has {len(cells)} columns, no column {max(source.columns)}")
+            continue
+        text = "\n".join(cells[column] for column in source.columns)
+        yield Document(f"{name}#{number}", text, source.name, "")
 
 
 def _records(data: bytes) -> Iterator[tuple[int, Any]]:

@@ -145,3 +145,13 @@ def test_synthetic_documents_are_planned_in_ranges_that_cover_all() -> None:
 def test_texts_that_differ_have_different_digests() -> None:
     assert len({digest(text) for text in ("", "a", "b", "中", "\ud800")}) == 5
     assert len(digest("x")) == 16
+
+
+def test_chosen_columns_of_a_line_are_a_document(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_bytes(
+        "Hi.\t你好。\tsource 1\r\nonly one\nRun.\t跑。\tsource 2\n".encode() + b"\xff\t\xfe\n"
+    )
+    found, bad = read_all(files(tmp_path, format="tsv", columns=(0, 1)))
+    assert [document.text for document in found] == ["Hi.\n你好。", "Run.\n跑。"]
+    assert [record.record for record in bad] == [2, 4]
+    assert "no column 1" in bad[0].reason
