@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from llmyard.runtime.session import cause_of
+from llmyard.core import errors
+from llmyard.core.errors import LlmyardError
+from llmyard.runtime.session import cause_of, plain_error
 
 Row = dict[str, Any]
 
@@ -27,11 +29,21 @@ def map_units(units: Sequence[Row], work: Callable[[Row], Row], *, cpus: float =
     """
 
     def task(row: Row) -> Row:
-        return {"result": json.dumps(work(json.loads(row["unit"])))}
+        # An error of ours is an answer: through Ray Data's own wrapping its class and its remedy would be lost.
+        try:
+            answer: Row = {"result": work(json.loads(row["unit"]))}
+        except LlmyardError as error:
+            plain = plain_error(error)
+            answer = {"error": [type(plain).__name__, plain.what, plain.remedy]}
+        return {"answer": json.dumps(answer)}
 
     dataset = _from_units(units).map(task, num_cpus=cpus)
     for row in _rows(dataset):
-        yield json.loads(row["result"])
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            kind, what, remedy = answer["error"]
+            raise getattr(errors, kind, LlmyardError)(what, remedy)
+        yield answer["result"]
 
 
 def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...]) -> Iterator[Row]:
@@ -45,10 +57,7 @@ def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...]
     key = uuid.uuid4().hex
 
     def work(unit: Row) -> Row:
-        if key not in _resident:
-            _resident.clear()  # one model at a time
-            _resident[key] = worker(*arguments)
-        result: Row = _resident[key](unit)
+        result: Row = _kept(key, worker, arguments)(unit)
         return result
 
     yield from map_units(units, work)
@@ -56,6 +65,14 @@ def map_with(units: Sequence[Row], worker: type[Any], arguments: tuple[Any, ...]
 
 # The worker of the job this process works for. Ray gives a process the next task of a job, and of the next job too.
 _resident: dict[str, Any] = {}
+
+
+def _kept(key: str, worker: type[Any], arguments: tuple[Any, ...]) -> Any:
+    # A function of the module, which tasks import: a nested one would bring a copy of `_resident` with every task.
+    if key not in _resident:
+        _resident.clear()  # one model at a time
+        _resident[key] = worker(*arguments)
+    return _resident[key]
 
 
 def _from_units(units: Sequence[Row]) -> Any:

@@ -88,7 +88,7 @@ def cause_of(error: BaseException) -> LlmyardError | None:
         seen.add(id(item))
         if isinstance(item, LlmyardError):
             # Ray raises a subclass made on the spot; give back the plain error.
-            return _plain(item)
+            return plain_error(item)
         stack += [getattr(item, "cause", None), item.__cause__, item.__context__]
         failures = getattr(item, "worker_failures", None)
         if isinstance(failures, dict):
@@ -97,7 +97,8 @@ def cause_of(error: BaseException) -> LlmyardError | None:
     return None
 
 
-def _plain(error: LlmyardError) -> LlmyardError:
+def plain_error(error: LlmyardError) -> LlmyardError:
+    """Returns the error as one of the classes in ``core.errors``, which every process can read."""
     for kind in type(error).__mro__:
         if kind.__module__ == LlmyardError.__module__ and issubclass(kind, LlmyardError):
             return kind(error.what, error.remedy)
