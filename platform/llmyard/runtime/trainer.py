@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,27 +98,35 @@ def run_workers(
                 name=name, storage_path=folder, failure_config=FailureConfig(max_failures=resources.max_failures)
             ),
         )
-        finished = threading.Event()
-        watcher = threading.Thread(target=_poll, args=(watch, finished), name="watch", daemon=True)
-        watcher.start()
-        try:
-            trainer.fit()
-        except Exception as error:
-            cause = cause_of(error)
-            if cause is not None:
-                raise cause from None
-            raise TrainingError(
-                f"the workers failed more than {resources.max_failures} times; the last: {_last_line(error)}",
-                "see the worker's log above with --debug; raise resources.max_failures if machines come and go",
-            ) from error
-        finally:
-            finished.set()
-            watcher.join()
-
-
-def _poll(watch: Callable[[], None], finished: threading.Event) -> None:
-    while not finished.wait(0.5):
+        finished: Future[None] = Future()
+        # Not in the main thread: there Ray would take Ctrl-C for itself, for the rest of the process's life.
+        threading.Thread(target=_fit, args=(trainer, finished), name="ray-train", daemon=True).start()
+        while not _is_done(finished, 0.5):
+            watch()
         watch()
+        error = finished.exception()
+        if error is None:
+            return
+        cause = cause_of(error)
+        if cause is not None:
+            raise cause from None
+        raise TrainingError(
+            f"the workers failed more than {resources.max_failures} times; the last: {_last_line(error)}",
+            "see the traceback with --debug; raise resources.max_failures if machines come and go",
+        ) from error
+
+
+def _fit(trainer: Any, finished: Future[None]) -> None:
+    try:
+        trainer.fit()
+    except BaseException as error:
+        finished.set_exception(error)
+    else:
+        finished.set_result(None)
+
+
+def _is_done(finished: Future[None], seconds: float) -> bool:
+    return bool(wait([finished], timeout=seconds).done)
 
 
 def _last_line(error: BaseException) -> str:

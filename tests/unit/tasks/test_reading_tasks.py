@@ -1,0 +1,69 @@
+"""Question answering and summaries: templates, targets, scores."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmyard.sources.smallworld import SmallWorld
+from llmyard.tasks.config import QuestionAnswering, Summarization
+from llmyard.tasks.knowledge_graph import entities_of
+from llmyard.tasks.question_answering import QuestionAnsweringTask
+from llmyard.tasks.summarization import SummarizationTask
+from llmyard.tasks.task import Annotation, BadExample, Entity
+from llmyard.tokens.config import BpeTokenizer
+from llmyard.tokens.tokenizer import Tokenizer
+
+WORLD = SmallWorld("dev", seed=7)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    texts = [WORLD.document(index).text for index in range(200)]
+    return Tokenizer.train(texts, BpeTokenizer(vocab_size=1000, split_han=True))
+
+
+def test_tagged_answers_decode_to_the_right_answers(tokenizer: Tokenizer) -> None:
+    task = QuestionAnsweringTask(QuestionAnswering())
+    records = [task.check(WORLD.example(task.name, "train", index)) for index in range(200)]
+    labels = task.labels(records)
+    assert {record["language"] for record in records} == {"en", "zh"}
+    predictions = []
+    for record, example in zip(records, task.encode(records, tokenizer, labels), strict=True):
+        assert example is not None
+        assert example.ids == task.prompt(record, tokenizer)
+        (encoded,) = tokenizer.encode_with_spans([task.text(record)])
+        found = entities_of(task.text(record), encoded, example.labels or [], labels["entity_types"])
+        predictions.append(Annotation(tuple(entity for entity, _ in found), ()))
+    assert task.score(predictions, records)["exact_match"] == 1.0
+
+
+def test_an_answer_elsewhere_than_it_says_is_a_bad_record() -> None:
+    task = QuestionAnsweringTask(QuestionAnswering())
+    with pytest.raises(BadExample, match="'河镇'"):
+        task.check({"context": "他住在山村。", "question": "他住在哪里？", "answers": [{"text": "河镇", "start": 3}]})
+
+
+def test_a_span_in_the_question_is_no_answer() -> None:
+    task = QuestionAnsweringTask(QuestionAnswering())
+    record = {"question": "Where is Ann?", "context": "Ann is here.", "answers": [], "language": "en"}
+    inside, outside = Entity("Ann", "answer", 9, 12), Entity("here", "answer", 21, 25)
+    assert task.answer(Annotation((inside,), ()), record) == ""
+    assert task.answer(Annotation((inside, outside), ()), record) == "here"
+
+
+def test_a_summary_is_all_that_is_learned(tokenizer: Tokenizer) -> None:
+    task = SummarizationTask(Summarization())
+    records = [task.check(WORLD.example(task.name, "train", index)) for index in range(20)]
+    for record, example in zip(records, task.encode(records, tokenizer, {}), strict=True):
+        assert example is not None
+        assert example.ids[: example.target_start] == task.prompt(record, tokenizer)
+        assert tokenizer.decode(example.ids[example.target_start :]) == record["summary"]
+        assert example.ids[-1] == tokenizer.end_id
+
+
+def test_right_summaries_score_one_and_the_lead_scores_less() -> None:
+    task = SummarizationTask(Summarization())
+    records = [WORLD.example(task.name, "test", index) for index in range(40)]
+    assert task.score([record["summary"] for record in records], records)["rouge_l"] == pytest.approx(1.0)
+    _, lead = task.baseline([], records)
+    assert task.score(lead, records)["rouge_l"] < 0.5
