@@ -8,10 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.core.owner import is_alive, this_process
 
+OWNER = "llmyard-owner"
 OBJECT_STORE_BYTES = 400 * 1024 * 1024
 
 
@@ -37,7 +40,9 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
+            _sweep()
             folder = tempfile.mkdtemp(prefix="ly-", dir="/tmp")  # short: Unix socket paths end at 107 characters
+            Path(folder, OWNER).write_text(this_process(), encoding="utf-8")
             ray.init(
                 address="local",
                 num_cpus=cpus or max(2, os.cpu_count() or 2),
@@ -60,6 +65,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Removes the session folders of commands that were killed."""
+    for note in Path("/tmp").glob(f"ly-*/{OWNER}"):
+        with contextlib.suppress(OSError):
+            if is_alive(note.read_text(encoding="utf-8")) is False:
+                shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def _quiet() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from llmyard.core.errors import TrainingError
+from llmyard.core.errors import RequestError, TrainingError
 from llmyard.runtime.session import cause_of
 from llmyard.training.config import Resources
 
@@ -73,8 +73,10 @@ def run_workers(
         watch: Called about twice a second in the driver while the workers run.
 
     Raises:
+        RequestError: There are fewer CPUs or GPUs than the workers need; Ray would wait for them for ever.
         LlmyardError: What a worker raised, or TrainingError when the restarts are used up.
     """
+    _refuse_too_many(resources)
     # A short poll finds a dead worker quickly; workers past a few hundred are polled less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.workers <= 64 else "2")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -114,6 +116,19 @@ def run_workers(
             f"the workers failed more than {resources.max_failures} times; the last: {_last_line(error)}",
             "see the traceback with --debug; raise resources.max_failures if machines come and go",
         ) from error
+
+
+def _refuse_too_many(resources: Resources) -> None:
+    import ray
+
+    there = ray.cluster_resources()
+    for name, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
+        needed, found = each * resources.workers, there.get(name, 0.0)
+        if needed > found:
+            raise RequestError(
+                f"{resources.workers} workers need {needed:g} {name}s, Ray has {found:g}",
+                f"lower resources.workers or resources.{name.lower()}s_per_worker",
+            )
 
 
 def _fit(trainer: Any, finished: Future[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from llmyard.tasks.config import KnowledgeGraph
@@ -38,6 +39,10 @@ class KnowledgeGraphTask:
                     f"entity {entity['text']!r} is said to stand where {found!r} stands", "mend its offsets"
                 )
             names.add(entity["text"])
+        spans = sorted((entity["start"], entity["end"]) for entity in record["entities"])
+        for (_, end), (start, _) in pairwise(spans):
+            if start < end:
+                raise BadExample(f"two entities overlap at character {start}", "keep one of them")
         for triple in need(record, "triples", list, self.name):
             for end in ("subject", "object"):
                 if triple[end] not in names:

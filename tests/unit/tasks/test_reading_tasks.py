@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmyard.sources.smallworld import SmallWorld
-from llmyard.tasks.config import QuestionAnswering, Summarization
-from llmyard.tasks.knowledge_graph import entities_of
+from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarization
+from llmyard.tasks.knowledge_graph import KnowledgeGraphTask, entities_of
 from llmyard.tasks.question_answering import QuestionAnsweringTask
 from llmyard.tasks.summarization import SummarizationTask
 from llmyard.tasks.task import Annotation, BadExample, Entity
@@ -67,3 +67,12 @@ def test_right_summaries_score_one_and_the_lead_scores_less() -> None:
     assert task.score([record["summary"] for record in records], records)["rouge_l"] == pytest.approx(1.0)
     _, lead = task.baseline([], records)
     assert task.score(lead, records)["rouge_l"] < 0.5
+
+
+def test_entities_that_overlap_are_a_bad_record() -> None:
+    entities = [
+        {"text": "科拉镇", "type": "place", "start": 2, "end": 5},
+        {"text": "镇长", "type": "person", "start": 4, "end": 6},
+    ]
+    with pytest.raises(BadExample, match="overlap at character 4"):
+        KnowledgeGraphTask(KnowledgeGraph()).check({"text": "他是科拉镇长", "entities": entities, "triples": []})
