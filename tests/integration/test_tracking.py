@@ -291,7 +291,7 @@ def test_several_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> Non
 
 @pytest.mark.integration
 def test_under_ray_the_worker_tracks_without_mlflow_and_resumes_in_one_run(
-    storage: Path, gateway: MlflowGateway
+    shared_ray: None, storage: Path, gateway: MlflowGateway
 ) -> None:
     import ray
 
@@ -306,16 +306,12 @@ def test_under_ray_the_worker_tracks_without_mlflow_and_resumes_in_one_run(
         return state, "mlflow" in sys.modules
 
     token = "checkpoint/under-ray@1"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
-    try:
-        task = ray.remote(num_cpus=1)(train)
-        with Tracking(str(storage)) as tracking, StageRun(tracking, RunSpec(token=token, name="under-ray")) as run:
-            state, imported = ray.get(task.remote(run.ticket(), 1, b""))
-            ray.get(task.remote(run.ticket(), 21, state))  # steps 21 to 30 are trained and logged again
-            run.result({"final": 1.0}, token)
-            assert not imported
-    finally:
-        ray.shutdown()
+    task = ray.remote(num_cpus=1)(train)
+    with Tracking(str(storage)) as tracking, StageRun(tracking, RunSpec(token=token, name="under-ray")) as run:
+        state, imported = ray.get(task.remote(run.ticket(), 1, b""))
+        ray.get(task.remote(run.ticket(), 21, state))  # steps 21 to 30 are trained and logged again
+        run.result({"final": 1.0}, token)
+        assert not imported
     assert status_of(gateway, token) == ["FINISHED"]
     run_id = gateway.find_run(token, "llmyard")
     assert run_id is not None
