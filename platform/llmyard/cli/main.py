@@ -31,18 +31,25 @@ Address = Annotated[str | None, typer.Option(help="A running Ray cluster; by def
 Force = Annotated[bool, typer.Option("--force", help="Run stages anew although nothing changed.")]
 
 
-@app.callback()
-def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Options before the command."""
-    shell.debug = debug
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from llmyard.core.artifacts import code_version
 
         typer.echo(code_version())
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False, version: Version = False
+) -> None:
+    """Options before the command."""
+    shell.debug = debug
 
 
 @app.command(help=say("quickstart_help"))

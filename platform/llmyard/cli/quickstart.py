@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
+import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -119,12 +121,14 @@ def show(console: Any, answer: dict[str, str]) -> None:
 def next_steps(console: Any, storage: str) -> None:
     """Prints the exact commands to go on with."""
     where = f" --storage {storage}" if Path(storage) != Path(".llmyard").resolve() else ""
+    llmyard = os.environ.get("LLMYARD_COMMAND", "llmyard")  # as the user called it: cluster/local sets it
+    mlflow = Path(sys.executable).with_name("mlflow")
     steps = {
-        "next_serve": f"llmyard serve triples translator base{where}",
-        "next_runs": f"llmyard runs list{where}",
-        "next_lineage": f"llmyard artifacts lineage models:/smallworld-triples@champion{where}",
-        "next_mlflow": f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db",
-        "next_own": "llmyard init my-project",
+        "next_serve": f"{llmyard} serve triples translator base{where}",
+        "next_runs": f"{llmyard} runs list{where}",
+        "next_lineage": f"{llmyard} artifacts lineage models:/smallworld-triples@champion{where}",
+        "next_mlflow": f"{mlflow} ui --backend-store-uri sqlite:///{storage}/mlflow.db",
+        "next_own": f"{llmyard} init my-project",
     }
     console.print(f"\n{say('next')}")
     for key, command in steps.items():
