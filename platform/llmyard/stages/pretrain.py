@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import DataError, RequestError
 from llmyard.stages.config import Pretrain
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training
@@ -20,6 +20,14 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
     tokenizers = [store.get(parent) for parent in shards.parents if parent.startswith("tokenizer/")]
     if not tokenizers or shards.config.get("kind") != "prepare":
         raise RequestError(f"{shards.reference} holds no token streams made by `prepare`", "name prepared shards")
+    for split in ("train", "validation"):  # said here, since workers would be started again and again for it
+        tokens = shards.metrics.get(f"tokens_{split}", 0.0)
+        if tokens <= config.sequence_length:
+            raise DataError(
+                f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of "
+                f"{config.sequence_length}",
+                "prepare more text, a larger share of that split, or set a smaller sequence_length",
+            )
     found = {"shards": shards, "tokenizer": tokenizers[0]}
     if config.init != "scratch":
         found["base"] = store.get(config.init, "checkpoint")
