@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llmyard.core.config import Config
 
 Language = Literal["en", "zh"]
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith(("$", "~")) or "://" in path else os.path.abspath(path)
+
+
+# Made absolute where the job is read: Ray's workers have other working directories. Variables are replaced later.
+SourcePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class SmallWorldDocuments(Config):
@@ -25,7 +34,7 @@ class Files(Config):
 
     kind: Literal["files"] = "files"
     name: str = Field("files", description="Name of the source in reports and in the shards' lineage.")
-    paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or globs; $VARIABLES are replaced.")
+    paths: tuple[SourcePath, ...] = Field(min_length=1, description="Files, folders or globs; $VARIABLES are replaced.")
     format: Literal["text", "json", "jsonl", "tsv"] = "text"
     columns: tuple[int, ...] = Field((0,), min_length=1, description="tsv: a line's text is these columns' texts.")
     text_fields: tuple[str, ...] = Field(
@@ -55,7 +64,7 @@ class ParallelText(Config):
     """Sentence pairs in tab-separated files; split by distinct sentence of the first language, so that none leaks."""
 
     kind: Literal["parallel"] = "parallel"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[SourcePath, ...] = Field(min_length=1)
     columns: tuple[int, int] = Field((0, 1), description="Columns of the two languages.")
     languages: tuple[Language, Language] = ("en", "zh")
     seed: int = Field(7, ge=0)
@@ -67,9 +76,9 @@ class Records(Config):
     """Examples as JSON lines of the task's own record schema, one file a split."""
 
     kind: Literal["records"] = "records"
-    train: str
-    validation: str
-    test: str
+    train: SourcePath
+    validation: SourcePath
+    test: SourcePath
     max_bad_share: float = Field(0.01, ge=0, le=1, description="More bad records than this stop the job.")
 
 
