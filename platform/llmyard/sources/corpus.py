@@ -74,7 +74,9 @@ def expand(paths: Sequence[str]) -> list[str]:
             path = os.path.join(glob.escape(path), "*")
         matches = sorted(item for item in glob.glob(path, recursive=True) if os.path.isfile(item))
         if not matches:
-            raise RequestError(f"no file at {path} (given as {given})", "check the path, or the glob's pattern")
+            raise RequestError(
+                f"no file at {os.path.abspath(path)} (given as {given})", "check the path, or the glob's pattern"
+            )
         found += matches
     return sorted(set(found))
 
