@@ -188,7 +188,7 @@ def test_chinese_text_keeps_its_place_and_value() -> None:
     assert found[1].startswith(f"job.yaml:4:{column}: sources.0.名: unknown field")
     job = parse(text.replace("output: 语料", "output: corpus").replace(", 名: 1", ""))
     assert job.sources[0].name == "三国演义"
-    assert job.sources[0].paths == ("数据/三国.txt",)
+    assert job.sources[0].paths == (str(Path("数据/三国.txt").absolute()),)
 
 
 def test_every_ready_job_validates() -> None:
