@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from llmyard.core.config import Config
+from llmyard.core.config import Config, SourcePath, absolute
 
 Language = Literal["en", "zh"]
-
-
-def _absolute(path: str) -> str:
-    return path if path.startswith(("$", "~")) or "://" in path else os.path.abspath(path)
-
-
-# Made absolute where the job is read: Ray's workers have other working directories. Variables are replaced later.
-SourcePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class SmallWorldDocuments(Config):
@@ -29,24 +20,77 @@ class SmallWorldDocuments(Config):
     documents: int | None = Field(None, ge=1, description="Overrides the profile's number of documents.")
 
 
+Format = Literal["auto", "text", "json", "jsonl", "tsv", "csv", "parquet", "html", "warc", "wet"]
+
+
+class Limits(Config):
+    """What a record or a file may be before it is quarantined, and how much may be quarantined."""
+
+    max_record_bytes: int = Field(16 << 20, ge=1, description="A longer record is quarantined; the rest goes on.")
+    max_decompressed_ratio: float = Field(
+        200.0,
+        gt=1,
+        description="A .gz or .zst file that grows more than this is a decompression bomb: its rest is left.",
+    )
+    max_decompressed_bytes: int = Field(1 << 40, ge=1, description="More than this of one .gz or .zst file is left.")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="More bad records than this stop the job.")
+
+
 class Files(Config):
-    """Documents from text, JSON or tab-separated files."""
+    """Documents from files, on this machine or on any filesystem that pyarrow knows; ``.gz`` and ``.zst`` are read."""
 
     kind: Literal["files"] = "files"
     name: str = Field("files", description="Name of the source in reports and in the shards' lineage.")
-    paths: tuple[SourcePath, ...] = Field(min_length=1, description="Files, folders or globs; $VARIABLES are replaced.")
-    format: Literal["text", "json", "jsonl", "tsv"] = "text"
-    columns: tuple[int, ...] = Field((0,), min_length=1, description="tsv: a line's text is these columns' texts.")
-    text_fields: tuple[str, ...] = Field(
-        ("text",), min_length=1, description="json, jsonl: the first of these that a record has is its text."
+    paths: tuple[SourcePath, ...] = Field(
+        min_length=1,
+        description="Files, folders (with what is below) or globs; s3://, gs://, hdfs:// too; $VARIABLES are replaced.",
     )
+    format: Format = Field("text", description="auto: by each file's suffix.")
+    columns: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="tsv: a line's text is these columns' texts."
+    )
+    delimiter: str = Field(",", min_length=1, max_length=1, description="csv: what stands between two cells.")
+    text_fields: tuple[str, ...] = Field(
+        ("text",),
+        min_length=1,
+        description="json, jsonl, csv, parquet: the first of these that a record has is its text.",
+    )
+    language: Language | None = Field(None, description="The language of all documents; guessed where none is named.")
+    language_field: str | None = Field(None, description="json, jsonl, csv, parquet: the field with the language.")
+    url_field: str | None = Field(None, description="json, jsonl, csv, parquet: the field with the address.")
     document: Literal["file", "paragraph"] = Field(
         "file", description="text: one document a file, or paragraphs gathered up to `document_characters`."
     )
     document_characters: int = Field(2000, ge=1, le=1_000_000)
+    share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
+    max_bytes: int | None = Field(None, ge=1, description="Stop taking files or parts of files after so many bytes.")
+    weight: float = Field(1.0, gt=0, description="How often the source is drawn from when sources are mixed.")
 
 
-DocumentSource = Annotated[SmallWorldDocuments | Files, Field(discriminator="kind")]
+def _absolute_folder(dataset: str) -> str:
+    return absolute(dataset) if dataset.startswith((".", "/")) else dataset
+
+
+class HubDataset(Config):
+    """Documents of a data set of the Hugging Face hub, or of a local folder in its layout; streamed, never executed."""
+
+    kind: Literal["hub"] = "hub"
+    name: str = Field("hub", description="Name of the source in reports and in the shards' lineage.")
+    dataset: Annotated[str, AfterValidator(_absolute_folder)] = Field(
+        min_length=1, description="A name on the hub, or a local folder that begins with `.`, `/`, `~` or `$`."
+    )
+    config: str | None = Field(None, description="The data set's configuration, where it has several.")
+    split: str = "train"
+    revision: str | None = Field(None, description="A commit, branch or tag on the hub; it is resolved to its commit.")
+    text_field: str = "text"
+    language: Language | None = Field(None, description="The language of all documents; guessed where none is named.")
+    language_field: str | None = None
+    url_field: str | None = None
+    share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
+    weight: float = Field(1.0, gt=0, description="How often the source is drawn from when sources are mixed.")
+
+
+DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset, Field(discriminator="kind")]
 
 
 class SmallWorldExamples(Config):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmyard.core.seeds import unit
 from llmyard.sources.config import ExampleSource, ParallelText, Records, SmallWorldExamples
-from llmyard.sources.corpus import BadRecord, digest, expand, is_unicode, json_lines
+from llmyard.sources.corpus import digest, expand
+from llmyard.sources.records import BadRecord, is_unicode, not_json
 
 HARD_SPLITS = ("test_names", "test_combinations", "test_long")
 _PER_UNIT = 500
@@ -86,7 +87,7 @@ def _parallel(work: ExampleUnit, source: ParallelText) -> Iterator[dict[str, Any
 
 def _json_lines(path: str) -> Iterator[dict[str, Any] | BadRecord]:
     with open(path, "rb") as file:
-        for number, record in json_lines(file):
+        for number, record in _values(file):
             if isinstance(record, BadRecord):
                 yield BadRecord(path, number, record.reason)
             elif isinstance(record, dict) and not is_unicode(json.dumps(record, ensure_ascii=False)):
@@ -95,3 +96,13 @@ def _json_lines(path: str) -> Iterator[dict[str, Any] | BadRecord]:
                 yield {"id": f"{Path(path).name}#{number}", **record}
             else:
                 yield BadRecord(path, number, f"line {number} is no JSON object")
+
+
+def _values(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yields (line number, its value, or a BadRecord without path) of JSON lines, which only a line feed divides."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, BadRecord("", number, f"line {number}: {not_json(error)}")

@@ -1,4 +1,4 @@
-"""Documents from files: what cannot be read is quarantined with its place, the rest goes on."""
+"""What is read: files found, divided into units, listed for the fingerprint."""
 
 from __future__ import annotations
 
@@ -7,105 +7,68 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmyard.core.errors import DataError, RequestError
 from llmyard.sources.config import Files, SmallWorldDocuments
-from llmyard.sources.corpus import BadRecord, Document, digest, expand, plan, read
-
-
-def read_all(source: Files) -> tuple[list[Document], list[BadRecord]]:
-    found = [item for unit in plan([source], 10) for item in read(unit, source)]
-    return [item for item in found if isinstance(item, Document)], [
-        item for item in found if isinstance(item, BadRecord)
-    ]
+from llmyard.sources.corpus import digest, expand, listing, plan, read
+from llmyard.sources.planning import format_of
 
 
 def files(folder: Path, **fields: Any) -> Files:
     return Files(paths=(str(folder),), **fields)
 
 
-def test_a_text_file_is_a_document_with_an_id_that_survives_a_move(tmp_path: Path) -> None:
-    for place in ("here", "there/deeper"):
-        folder = tmp_path / place / "书"
-        folder.mkdir(parents=True)
-        (folder / "三国.txt").write_bytes("\ufeff第一回\r\n桃园三结义".encode())
-    one, _ = read_all(files(tmp_path / "here" / "书", name="书"))
-    two, _ = read_all(files(tmp_path / "there/deeper" / "书", name="书"))
-    assert one == two == [Document("书/三国.txt#0", "第一回\n桃园三结义", "书", "")]
-
-
-def test_paragraphs_are_gathered_up_to_the_limit(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("一二三\n\n四五六\n \n七八九十\n\n\n末", encoding="utf-8")
-    found, _ = read_all(files(tmp_path, document="paragraph", document_characters=6))
-    assert [item.text for item in found] == ["一二三\n\n四五六", "七八九十\n\n末"]
-
-
-def test_a_text_file_that_is_not_utf8_is_quarantined_with_path_and_byte(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("好".encode() + b"\xff" + "文".encode())
-    (tmp_path / "b.txt").write_text("好文", encoding="utf-8")
-    found, bad = read_all(files(tmp_path))
-    assert [item.text for item in found] == ["好文"]
-    assert bad == [BadRecord(str(tmp_path / "a.txt"), 3, "not UTF-8 at byte 3")]
-
-
-def test_bad_json_lines_are_quarantined_one_by_one(tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    lines = [
-        json.dumps({"text": "好的第一行"}).encode(),
-        b'{"text": "cut',
-        b"",
-        b'{"text": "\xff\xfe"}',
-        json.dumps({"title": "no text"}).encode(),
-        json.dumps({"text": ""}).encode(),
-        json.dumps({"text": ["两", "段"]}).encode(),
-        json.dumps({"text": 3}).encode(),
-        b"[1]",
-        b'{"text": "\\ud800"}',
-        b"[" * 100_000,
-        b'{"text": "ok", "n": ' + b"9" * 5000 + b"}",
-        '{"text": "行分隔\u2028符\u0085不分行"}'.encode(),
-    ]
-    file.write_bytes(b"\r\n".join(lines))
-    found, bad = read_all(files(tmp_path, format="jsonl"))
-    assert [(item.id.rpartition("#")[2], item.text) for item in found] == [
-        ("1", "好的第一行"), ("7", "两\n段"), ("13", "行分隔\u2028符\u0085不分行"),
-    ]  # fmt: skip
-    assert [item.record for item in bad] == [2, 4, 5, 6, 8, 9, 10, 11, 12]
-    assert {item.path for item in bad} == {str(file)}
-    assert "not JSON" in bad[0].reason
-    assert "not UTF-8" in bad[1].reason
-    assert "no text in any of the fields text" in bad[2].reason
-    assert "surrogate" in bad[6].reason
-
-
-def test_a_byte_order_mark_before_json_lines_is_no_matter(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}\n')
-    found, bad = read_all(files(tmp_path, format="jsonl"))
-    assert [item.text for item in found] == ["a", "b"]
-    assert bad == []
-
-
-def test_a_json_file_is_a_list_of_records_or_one(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([{"body": "一"}, {"text": "二", "body": "三"}]), encoding="utf-8")
-    (tmp_path / "b.json").write_text(json.dumps({"text": "四"}), encoding="utf-8")
-    (tmp_path / "c.json").write_text("[{'text'", encoding="utf-8")
-    found, bad = read_all(files(tmp_path, format="json", text_fields=("text", "body")))
-    assert [item.text for item in found] == ["一", "二", "四"]
-    assert [(Path(item.path).name, item.reason.split(":")[0]) for item in bad] == [("c.json", "not JSON")]
-
-
 def test_a_file_that_vanishes_is_a_data_error(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.parquet"):
+        (tmp_path / name).write_text("x", encoding="utf-8")
+        source = files(tmp_path / name, format="auto")
+        (unit,) = plan([source], 10)
+        (tmp_path / name).unlink()
+        with pytest.raises(DataError, match=r"cannot read .*a\."):
+            list(read(unit, source))
+
+
+def test_a_file_that_cannot_be_opened_is_one_bad_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     source = files(tmp_path)
+
+    class Locked:
+        def open_input_file(self, path: str) -> Any:
+            raise PermissionError(13, "Permission denied")
+
     (unit,) = plan([source], 10)
-    (tmp_path / "a.txt").unlink()
-    with pytest.raises(DataError, match=r"cannot read .*a\.txt"):
-        list(read(unit, source))
+    monkeypatch.setattr("llmyard.sources.streams.opened", lambda path: (Locked(), path))
+    (batch,) = read(unit, source)
+    assert len(batch.table) == 0
+    assert "cannot be opened: [Errno 13] Permission denied" in batch.bad[0].reason
+
+
+def test_a_disk_that_fails_in_mid_file_is_no_bad_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def open_input_file(self, path: str) -> Any:
+            return self
+
+        def read(self, size: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        def close(self) -> None:
+            return
+
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        (tmp_path / name).write_text("x", encoding="utf-8")
+        source = files(tmp_path / name, format="auto")
+        (unit,) = plan([source], 10)
+        with monkeypatch.context() as patched:
+            patched.setattr("llmyard.sources.streams.opened", lambda path: (Failing(), path))
+            with pytest.raises(DataError, match="Input/output error"):
+                list(read(unit, source))
 
 
 def test_paths_are_files_folders_and_globs_sorted_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b.txt", "a.txt", "sub/c.txt", "odd[1].txt", "dir[2]/d.txt", ".hidden"):
+    for name in ("b.txt", "a.txt", "sub/c.txt", "odd[1].txt", "dir[2]/d.txt", ".hidden", "_SUCCESS", "_logs/x.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x", encoding="utf-8")
     monkeypatch.setenv("CORPUS", str(tmp_path))
@@ -113,6 +76,7 @@ def test_paths_are_files_folders_and_globs_sorted_and_once(tmp_path: Path, monke
     assert [os.path.relpath(path, tmp_path) for path in found] == [
         "a.txt", "b.txt", "dir[2]/d.txt", "odd[1].txt", "sub/c.txt",
     ]  # fmt: skip
+    assert expand(["$CORPUS/_logs/*"]) == [str(tmp_path / "_logs/x.txt")]
 
 
 def test_an_unset_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +102,11 @@ def test_synthetic_documents_are_planned_in_ranges_that_cover_all() -> None:
     assert [(unit.source, unit.start, unit.stop) for unit in units] == [
         (0, 0, 10), (0, 10, 20), (0, 20, 25), (1, 0, 10), (1, 10, 20), (1, 20, 25),
     ]  # fmt: skip
-    texts = [item.text for unit in units[:3] for item in read(unit, source) if isinstance(item, Document)]
-    assert texts == [item.text for item in read(plan([source], 100)[0], source) if isinstance(item, Document)]
+    texts = [text for unit in units[:3] for batch in read(unit, source) for text in batch.table["text"].to_pylist()]
+    (whole,) = read(plan([source], 100)[0], source)
+    assert texts == whole.table["text"].to_pylist()
+    assert set(whole.table["language"].to_pylist()) == {"en", "zh"}
+    assert set(whole.table["source"].to_pylist()) == {"smallworld"}
 
 
 def test_texts_that_differ_have_different_digests() -> None:
@@ -147,11 +114,106 @@ def test_texts_that_differ_have_different_digests() -> None:
     assert len(digest("x")) == 16
 
 
-def test_chosen_columns_of_a_line_are_a_document(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_bytes(
-        "Hi.\t你好。\tsource 1\r\nonly one\nRun.\t跑。\tsource 2\n".encode() + b"\xff\t\xfe\n"
+def test_the_suffix_tells_the_format(tmp_path: Path) -> None:
+    source = files(tmp_path, format="auto")
+    names = {
+        "a.jsonl": "jsonl", "a.ndjson.gz": "jsonl", "a.JSON": "json", "a.tsv.zst": "tsv", "a.csv": "csv",
+        "a.pq": "parquet", "a.b.txt": "text", "书.htm": "html", "CC.warc.gz": "warc", "CC.warc.wet.gz": "wet",
+    }  # fmt: skip
+    assert {name: format_of(f"/data/{name}", source) for name in names} == names
+    assert format_of("s3://bucket/a.jsonl?region=x", source) == "jsonl"
+    for name in ("a.doc", "jsonl", "a.gz"):
+        with pytest.raises(RequestError, match=r"does not tell the format; known are \.jsonl"):
+            format_of(name, source)
+
+
+def test_large_lines_and_row_groups_are_divided_other_files_are_not(tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({"text": "x" * 90}).encode() + b"\n" for _ in range(10))
+    for name in ("a.jsonl", "b.jsonl.gz", "c.txt"):
+        (tmp_path / name).write_bytes(lines)
+    table = pa.table({"text": [str(number) * 50 for number in range(1000)]})
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=100, compression="none", use_dictionary=False)
+    units = plan([files(tmp_path, format="auto")], 10, bytes_per_task=400)
+    ranges = {name: [(unit.start, unit.stop) for unit in units if f"/{name}." in unit.path] for name in "abcd"}
+    assert ranges == {
+        "a": [(0, 400), (400, 800), (800, 1030)],
+        "b": [(0, 0)],
+        "c": [(0, 0)],
+        "d": [(at, at + 1) for at in range(10)],
+    }
+    grouped = [(unit.start, unit.stop) for unit in plan([files(tmp_path / "d.parquet", format="auto")], 10, 40_000)]
+    assert grouped[0][0] == 0
+    assert grouped[-1][1] == 10
+    assert 1 < len(grouped) < 10
+    assert [stop for _, stop in grouped[:-1]] == [start for start, _ in grouped[1:]]
+
+
+def test_units_are_taken_up_to_max_bytes(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_bytes(b"x" * 1000)
+    units = plan([files(tmp_path, format="jsonl", max_bytes=1500), files(tmp_path, format="jsonl")], 10, 400)
+    assert [(Path(unit.path).name, unit.start) for unit in units if unit.source == 0] == [
+        ("a.jsonl", 0), ("a.jsonl", 400), ("a.jsonl", 800), ("b.jsonl", 0), ("b.jsonl", 400),
+    ]  # fmt: skip
+    assert sum(unit.source for unit in units) == 9
+
+
+def test_a_file_uri_is_listed_found_and_read_as_the_path_is(tmp_path: Path) -> None:
+    folder = tmp_path / "语料 库"
+    (folder / "下").mkdir(parents=True)
+    for name in ("一.jsonl", "下/二 %20.jsonl", ".h.jsonl", "_s.jsonl", "其他.txt"):
+        (folder / name).write_text('{"text": "好"}\n', encoding="utf-8")
+    uri = f"file://{folder}"
+    local = listing(Files(paths=(f"{folder}",)))
+    remote = listing(Files(paths=(uri,)))
+    assert [[path.replace(str(folder), uri), *rest] for path, *rest in local if isinstance(path, str)] == remote
+    for pattern in ("*.jsonl", "**/*.jsonl", "下/*", "?.jsonl", "[一二].jsonl", "no*"):
+        here = sorted(str(path) for path in folder.glob(pattern) if not path.name.startswith((".", "_")))
+        if "?" in pattern or not here:
+            continue
+        there = [path.removeprefix("file://") for path in expand([f"{uri}/{pattern}"]) if "/_s" not in path]
+        assert there == here, pattern
+    source = Files(paths=(f"{uri}/**/*.jsonl",), format="jsonl")
+    texts = [row for unit in plan([source], 1) for batch in read(unit, source) for row in batch.table["id"].to_pylist()]
+    assert "语料 库/一.jsonl#0" in texts
+    assert "下/二 %20.jsonl#0" in texts
+
+
+def test_any_filesystem_of_pyarrow_is_read(read_source: Any) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/a/一.jsonl", '{"text": "好"}\n{"text": "文"}\n'.encode())
+    memory.pipe("/corpus/b.jsonl", b'{"text": "c"}\n')
+    uri = "fsspec+memory://corpus"
+    assert expand([f"{uri}/**/*.jsonl"]) == [f"{uri}/a/一.jsonl", f"{uri}/b.jsonl"]
+    assert expand([uri]) == expand([f"{uri}/"]) == expand([f"{uri}/a", f"{uri}/b.jsonl"])
+    assert [size for _, size, _ in listing(Files(paths=(uri,)))] == [32, 14]
+    rows, bad = read_source(Files(paths=(uri,), format="auto"), bytes_per_task=20)
+    assert [row["text"] for row in rows] == ["好", "文", "c"]
+    assert bad == []
+    for given in ("nothing", "*.txt", "no/*.jsonl"):
+        with pytest.raises(RequestError, match="no file at fsspec"):
+            expand([f"{uri}/{given}"])
+
+
+def test_a_bucket_within_a_filesystem_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_source: Any
+) -> None:
+    from pyarrow import fs
+
+    (tmp_path / "bucket/data").mkdir(parents=True)
+    (tmp_path / "bucket/data/a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    tree = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "llmyard.sources.filesystems._filesystem", lambda root: (asked.append(root), (tree, "bucket"))[1]
     )
-    found, bad = read_all(files(tmp_path, format="tsv", columns=(0, 1)))
-    assert [document.text for document in found] == ["Hi.\n你好。", "Run.\n跑。"]
-    assert [record.record for record in bad] == [2, 4]
-    assert "no column 1" in bad[0].reason
+    rows, _ = read_source(Files(paths=("s3://bucket/data/*.jsonl?region=eu-west-1",), format="auto"))
+    assert [row["id"] for row in rows] == ["data/a.jsonl#0"]
+    assert set(asked) == {"s3://bucket?region=eu-west-1"}
+
+
+def test_an_unknown_filesystem_is_a_request_error() -> None:
+    with pytest.raises(RequestError, match="cannot open ftp://host"):
+        expand(["ftp://host/data"])
