@@ -5,9 +5,19 @@ Config models live in ``config.py`` modules beside what they configure and impor
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def absolute(path: str) -> str:
+    """Returns a local path as an absolute one; one that begins with a variable or names a filesystem stays."""
+    return path if path.startswith(("$", "~")) or "://" in path else os.path.abspath(path)
+
+
+# Made absolute where the job is read: Ray's workers have other working directories. Variables are replaced later.
+SourcePath = Annotated[str, AfterValidator(absolute)]
 
 
 class Inert:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -36,3 +37,7 @@ class Messages:
     def __call__(self, key: str, /, **values: object) -> str:
         """Returns a text with its ``{placeholders}`` filled."""
         return _messages(self._file)[key][user_language()].format(**values)
+
+    def in_language(self, language: UserLanguage) -> Callable[..., str]:
+        """Returns the same for a given language."""
+        return lambda key, **values: _messages(self._file)[key][language].format(**values)

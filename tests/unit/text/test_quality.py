@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llmyard.text.clean import clean
-from llmyard.text.config import Quality
+from llmyard.text.clean import SCHEMA, clean
+from llmyard.text.config import Cleaning, Quality
 from llmyard.text.normalize import normalize
 from llmyard.text.quality import han_share, judge
+from llmyard.text.statistics import statistics
 
 CHINESE = "安娜于一九八四年搬到河镇，在那里开了一家小面包店，生意一直很好。"
 ENGLISH = "Anna moved to Riverton in 1984 and opened a small bakery there."
@@ -72,30 +73,37 @@ def test_limits_are_taken_from_the_rules() -> None:
 
 
 def test_the_share_of_chinese_is_of_all_letters() -> None:
-    assert han_share(pa.array(["中文ab", "中文", "123", ""])).to_pylist() == [0.5, 1.0, 0.0, 0.0]
+    assert han_share(statistics(pa.array(["中文ab", "中文", "123", ""]))).tolist() == [0.5, 1.0, 0.0, 0.0]
 
 
 def table(*texts: str, language: str = "") -> pa.Table:
     count = len(texts)
     columns = {"id": [str(index) for index in range(count)], "text": list(texts), "source": ["s"] * count}
-    columns["language"] = [language] * count
+    columns |= {"language": [language] * count, "url": [""] * count}
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def test_cleaning_counts_and_samples_what_it_drops() -> None:
-    cleaned = clean(table("短", CHINESE, ENGLISH, "short", "x"), ("normalize", "quality"), Quality())
+    cleaned = clean(table("短", CHINESE, ENGLISH, "short", "x"), Cleaning(clean=("normalize", "quality")))
     assert cleaned.kept["text"].to_pylist() == [CHINESE, ENGLISH]
     assert cleaned.kept["language"].to_pylist() == ["zh", "en"]
-    assert cleaned.dropped == {"too_short": 3}
-    assert cleaned.samples == {"too_short": ["0", "3", "4"]}
+    assert cleaned.kept.schema == SCHEMA
+    assert cleaned.counts["dropped_too_short"] == 3
+    assert [sample.id for sample in cleaned.samples["too_short"]] == ["0", "3", "4"]
+    assert [sample.text for sample in cleaned.samples[""]] == [CHINESE, ENGLISH]
+    assert cleaned.funnel["read", "documents", "s", "en"] == 3
+    assert cleaned.funnel["quality", "documents", "s", "zh"] == 1
+    assert cleaned.funnel["quality", "characters", "s", "zh"] == len(CHINESE)
+    assert len(cleaned.units.offsets) == 3
 
 
 def test_a_known_language_is_kept_and_steps_are_optional() -> None:
-    cleaned = clean(table("短\r\n", language="en"), (), Quality())
-    assert cleaned.kept.to_pylist() == [{"id": "0", "text": "短\r\n", "source": "s", "language": "en"}]
+    cleaned = clean(table("短\r\n", language="en"), Cleaning(clean=()))
+    (row,) = cleaned.kept.drop_columns("digest").to_pylist()
+    assert row == {"id": "0", "text": "短\r\n", "source": "s", "language": "en", "url": ""}
 
 
 def test_cleaning_no_documents_gives_none() -> None:
-    cleaned = clean(table(), ("normalize", "quality"), Quality())
+    cleaned = clean(table(), Cleaning(clean=("normalize", "quality")))
     assert len(cleaned.kept) == 0
-    assert cleaned.dropped == {}
+    assert {key: count for key, count in cleaned.counts.items() if count} == {}
