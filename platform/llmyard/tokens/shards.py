@@ -94,6 +94,45 @@ class ShardWriter:
             column.append(value)
         self._position += len(array)
 
+    def add_many(
+        self,
+        ids: Tokens,
+        offsets: npt.NDArray[np.int64],
+        chosen: npt.NDArray[np.int64],
+        end_id: int,
+        documents: Any,
+        sources: Any,
+    ) -> None:
+        """Appends many documents, each followed by the end token.
+
+        Args:
+            ids: Tokens of all documents in a row.
+            offsets: Where each document's tokens begin (one more than documents).
+            chosen: Which of them to append, in this order.
+            end_id: The end token.
+            documents: Arrow column of the chosen documents' ids.
+            sources: Arrow column of the chosen documents' sources.
+        """
+        lengths = (offsets[chosen + 1] - offsets[chosen]) + 1
+        ends = np.cumsum(lengths)
+        out = np.full(int(ends[-1]) if len(ends) else 0, end_id, self.dtype)
+        # Positions of the tokens in ``ids`` and, shifted by one end token a document, in ``out``.
+        total = len(out) - len(chosen)
+        starts = np.cumsum(lengths - 1) - (lengths - 1)
+        within = np.arange(total) - np.repeat(starts, lengths - 1)
+        out[within + np.repeat(ends - lengths, lengths - 1)] = ids[within + np.repeat(offsets[chosen], lengths - 1)]
+        if len(ids) and int(ids.max()) > self._largest:
+            raise OverflowError(f"ids do not fit {self.dtype}: {ids.max()}")
+        self._tokens.append(out)
+        count = len(chosen)
+        columns = (
+            documents.to_pylist(), sources.to_pylist(), (self._position + ends - lengths).tolist(), lengths.tolist(),
+            [0] * count, [()] * count,
+        )  # fmt: skip
+        for column, values in zip(self._documents.values(), columns, strict=True):
+            column.extend(values)
+        self._position += len(out)
+
     @property
     def _largest(self) -> int:
         return int(np.iinfo(self.dtype).max)

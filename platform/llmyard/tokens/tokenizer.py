@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from llmyard.core.errors import DataError, RequestError
 from llmyard.tokens.config import BpeTokenizer
+
+if TYPE_CHECKING:
+    from llmyard.tokens.bpe import CompiledBpe
 
 FILE = "tokenizer.json"
 PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM = (
@@ -20,7 +27,7 @@ PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM = (
 CONTROL = (PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM)
 
 # Words with the space before them, numbers digit by digit, punctuation, and Chinese characters apart from all else.
-_WORDS = r" ?[\p{L}--\p{Han}]+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+_WORDS = r" ?(?:(?!\p{Han})\p{L})+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _HAN_RUNS = r"\p{Han}+|"
 _HAN_SINGLE = r"\p{Han}|"
 
@@ -58,15 +65,8 @@ class Tokenizer:
         Raises:
             DataError: There was no text.
         """
-        han = _HAN_SINGLE if config.split_han else _HAN_RUNS
-        pattern = (han + _WORDS).replace(r"[\p{L}--\p{Han}]", r"(?:(?!\p{Han})\p{L})")
         backend = Backend(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        backend.pre_tokenizer = _pre_tokenizer(config.split_han)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=config.vocab_size,
@@ -134,6 +134,35 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [list(encoding.ids) for encoding in encodings]
 
+    def encode_column(self, texts: Any) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """Returns the ids of all texts of an Arrow string column in a row, and where each text's begin.
+
+        A tokenizer that :meth:`train` made is compiled to machine code on first use; any other is encoded by the
+        ``tokenizers`` library, to the same ids.
+        """
+        compiled = self._compiled
+        if compiled is not None:
+            return compiled.encode(texts)
+        ids = self.encode_batch(texts.to_pylist())
+        offsets = np.cumsum([0, *(len(each) for each in ids)], dtype=np.int64)
+        return np.fromiter((one for each in ids for one in each), np.uint32, int(offsets[-1])), offsets
+
+    @cached_property
+    def _compiled(self) -> CompiledBpe | None:
+        from llmyard.tokens.bpe import CompiledBpe
+
+        parts = json.loads(self.to_json())
+        model = parts["model"]
+        plain = model["type"] == "BPE" and not parts["normalizer"]
+        plain = plain and not any(
+            model.get(key)
+            for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback")
+        )
+        for split_han in (False, True):
+            if plain and parts["pre_tokenizer"] == json.loads(_pre_tokenizer(split_han).__getstate__()):
+                return CompiledBpe(self.to_json(), split_han)
+        return None
+
     def encode_with_spans(self, texts: Sequence[str]) -> list[Encoded]:
         """Returns ids and character spans of many texts."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
@@ -142,3 +171,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+
+def _pre_tokenizer(split_han: bool) -> pre_tokenizers.PreTokenizer:
+    pattern = (_HAN_SINGLE if split_han else _HAN_RUNS) + _WORDS
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
