@@ -66,10 +66,10 @@ def prepare_job(paths: list[str], **fields: Any) -> dict[str, Any]:
     return {"kind": "prepare", "output": "corpus", "sources": [source], "tokenizer": tokenizer, **fields}
 
 
-def documents(artifact: Artifact) -> list[str]:
+def documents(artifact: Artifact, split: str = "train") -> list[str]:
     from llmyard.tokens.shards import ShardSet
 
-    return [name for shard in ShardSet.of(artifact, "train").shards for name in shard.documents["id"].to_pylist()]
+    return [name for shard in ShardSet.of(artifact, split).shards for name in shard.documents["id"].to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +159,34 @@ def corpus(folder: Path) -> Path:
 
 def test_exact_duplicates_keep_their_first_document(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    job = prepare_job([str(corpus(tmp_path / "data"))], splits={"validation": 0})
+    job = prepare_job([str(corpus(tmp_path / "data"))], splits={"validation": 0}, duplicates={"near": False})
     (result,) = go(job, tmp_path / "store")
     shards = result.artifacts[0]
     assert shards.metrics["documents_read"] == 83
-    assert shards.metrics["dropped_duplicate"] == 22
-    first = [f"data/a.jsonl#{line}" for line in range(1, 41)]
-    second = [f"data/b.jsonl#{line}" for line in range(21, 41)]
-    assert sorted(documents(shards)) == sorted([*first, *second, "data/c.jsonl#3"])
+    assert shards.metrics["dropped_duplicate"] == shards.metrics["duplicate_exact"] == 22
+    lines = {name: (tmp_path / "data" / f"{name}.jsonl").read_bytes().splitlines(keepends=True) for name in "abc"}
+    starts = {
+        name: [f"data/{name}.jsonl#{sum(map(len, all_[:at]))}" for at in range(len(all_))]
+        for name, all_ in lines.items()
+    }
+    assert sorted(documents(shards)) == sorted([*starts["a"], *starts["b"][20:], starts["c"][2]])
+
+
+def test_near_copies_keep_their_first_document_and_splits_share_none(tmp_path: Path) -> None:
+    from llmyard.sources.smallworld import SmallWorld
+
+    world = SmallWorld("dev", seed=7, documents=400)
+    texts = [world.document(index).text for index in range(60)]
+    copies = [text.replace("。", "！", 1).replace(". ", "! ", 1) for text in texts]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, *copies]), encoding="utf-8")
+    job = prepare_job([str(data)], splits={"validation": 0.3}, clean=["deduplicate"])
+    shards = go(job, tmp_path / "store")[0].artifacts[0]
+    kept = [each for split in ("train", "validation") for each in documents(shards, split)]
+    begins = [int(name.partition("#")[2]) for name in kept]
+    assert max(begins) < sum(len(json.dumps({"text": text})) + 1 for text in texts)
+    assert 50 <= len(kept) <= 60
+    assert shards.local("report.zh.html").read_text(encoding="utf-8").count("<svg") >= 4
 
 
 def test_an_edited_corpus_file_is_not_skipped(tmp_path: Path) -> None:

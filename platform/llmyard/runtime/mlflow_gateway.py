@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llmyard.core.storage import Storage
 from llmyard.core.tracking import Line, RunSpec, RunSummary, TrackingRejected, metric_key, owner_lives
 from llmyard.runtime.mlflow_connection import REFUSED_FOR_GOOD, MlflowConnection
 
@@ -95,6 +96,7 @@ class MlflowGateway:
         metrics: Mapping[str, float] | None = None,
         artifact: str = "",
         artifact_uri: str = "",
+        pages: Sequence[str] = (),
         ended_ms: int | None = None,
     ) -> None:
         """Ends the run as FINISHED, FAILED or KILLED, with its final metrics and the link to what it made.
@@ -106,6 +108,7 @@ class MlflowGateway:
                 last value already.
             artifact: `kind/name@version`.
             artifact_uri: Where that lies.
+            pages: Files in it that the run shows too.
             ended_ms: When it ended; default now.
         """
         if status not in _ENDED:
@@ -117,6 +120,11 @@ class MlflowGateway:
             for key, value in (("llmyard.artifact", artifact), ("llmyard.artifact_uri", artifact_uri)):
                 if value:
                     client.set_tag(run_id, key, value)
+            if status == "FINISHED":
+                for page in pages:
+                    text = Storage(artifact_uri).read(page)
+                    if text is not None:
+                        client.log_text(run_id, text.decode(), page)
             client.set_terminated(run_id, status, ended_ms)
 
     def close_abandoned(self) -> list[str]:

@@ -18,7 +18,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -172,7 +172,11 @@ class StageRun:
 
     def result(self, metrics: Mapping[str, float], artifact: str = "", artifact_uri: str = "") -> None:
         """Notes the final metrics, and the artifact (`kind/name@version`, address) that the stage made."""
-        self._result = {"metrics": dict(metrics), "artifact": artifact, "artifact_uri": artifact_uri}
+        self._result |= {"metrics": dict(metrics), "artifact": artifact, "artifact_uri": artifact_uri}
+
+    def attach(self, pages: Sequence[str]) -> None:
+        """Notes files of the artifact that MLflow shows too, by their names in it."""
+        self._result["pages"] = list(pages)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

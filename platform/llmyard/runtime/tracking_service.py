@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,18 @@ class RunFolder:
         found = self._read("run.json")
         return (found["uri"], RunSpec.from_json(found["spec"])) if found else None
 
-    def end(self, status: str, metrics: Mapping[str, float], artifact: str = "", artifact_uri: str = "") -> None:
+    def end(
+        self,
+        status: str,
+        metrics: Mapping[str, float],
+        artifact: str = "",
+        artifact_uri: str = "",
+        pages: Sequence[str] = (),
+    ) -> None:
         """Notes how the run ended."""
         now = int(time.time() * 1000)
         fields = {"status": status, "metrics": dict(metrics), "artifact": artifact, "artifact_uri": artifact_uri}
-        self._write("end.json", fields | {"ended_ms": now})
+        self._write("end.json", fields | {"pages": list(pages), "ended_ms": now})
 
     def ending(self) -> dict[str, Any] | None:
         """What `end` noted, as arguments of `MlflowGateway.finish`."""

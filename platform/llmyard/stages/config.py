@@ -12,9 +12,9 @@ from llmyard.core.config import Config, Inert
 from llmyard.core.errors import RequestError
 from llmyard.models.config import Bert, EncoderDecoder, Gpt2
 from llmyard.models.config import Model as ModelConfig
-from llmyard.sources.config import DocumentSource, ExampleSource, SmallWorldExamples
+from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
-from llmyard.text.config import Quality
+from llmyard.text.config import Cleaning
 from llmyard.tokens.config import BpeTokenizer, Splits
 from llmyard.training.config import Training
 
@@ -27,7 +27,6 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-CleanStep = Literal["normalize", "quality", "deduplicate"]
 
 
 class Stage(Config):
@@ -36,13 +35,12 @@ class Stage(Config):
     output: Name = Field(description="Name of the artifact that the stage makes.")
 
 
-class Prepare(Stage):
+class Prepare(Stage, Cleaning):
     """Corpus sources to shards and a tokenizer."""
 
     kind: Literal["prepare"] = "prepare"
     sources: tuple[DocumentSource, ...] = Field(min_length=1)
-    clean: tuple[CleanStep, ...] = ("normalize", "quality", "deduplicate")
-    quality: Quality = Quality()
+    limits: Limits = Limits()
     tokenizer: BpeTokenizer | str = Field(
         BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact."
     )

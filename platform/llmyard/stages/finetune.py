@@ -15,7 +15,7 @@ from llmyard.sources.config import Records
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
 from llmyard.stages.config import Finetune
-from llmyard.stages.prepare import folder_for
+from llmyard.stages.preparing.encoding import folder_for
 from llmyard.stages.pretrain import same_tokenizer
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training

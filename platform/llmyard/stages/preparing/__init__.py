@@ -1,0 +1,1 @@
+"""The rounds of ``prepare``, each a pass over units of work on Ray Data."""
