@@ -21,7 +21,13 @@ from llmyard.stages.run import run
 from llmyard.stages.stage import StageResult
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
-DEFAULT = ("quickstart.yaml", "smallworld.yaml", "books-and-poems.yaml", "translate-tatoeba.yaml")
+DEFAULT = (
+    "quickstart.yaml",
+    "smallworld.yaml",
+    "smallworld-answers-and-summaries.yaml",
+    "books-and-poems.yaml",
+    "translate-tatoeba.yaml",
+)
 
 
 def rows_of(result: StageResult, job: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def list_artifacts(
         {"artifact": item.reference, "created": item.created, "made by": str(item.config.get("kind", ""))}
         for item in shell.store(storage).list(kind)
     ]
-    _show(rows, "artifacts")
+    shell.table(rows, "artifacts")
 
 
 @app.command()
@@ -118,15 +118,3 @@ def import_artifact(
     if not shell.json:
         typer.echo(f"imported {artifact.reference}")
     shell.finish({"artifacts": [{"kind": kind, "name": name, "version": artifact.version, "path": artifact.uri}]})
-
-
-def _show(rows: list[dict[str, Any]], key: str) -> None:
-    if shell.json:
-        shell.finish({key: rows})
-        return
-    from llmyard.cli.view import columns
-
-    if rows:
-        shell.console().print(columns(rows))
-    else:
-        typer.echo(f"no {key} yet")

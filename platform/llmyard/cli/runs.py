@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def list_runs(
             }
             for run in mlflow.runs(limit)
         ]
-    _table(rows, "runs")
+    shell.table(rows, "runs")
 
 
 @app.command()
@@ -55,16 +55,4 @@ def compare(
             chosen += matches
         table = mlflow.compare(chosen)
     rows = [{"": key, **{run[:8]: values.get(run, "") for run in chosen}} for key, values in table.items()]
-    _table(rows, "comparison")
-
-
-def _table(rows: list[dict[str, Any]], key: str) -> None:
-    if shell.json:
-        shell.finish({key: rows})
-        return
-    from llmyard.cli.view import columns
-
-    if rows:
-        shell.console().print(columns(rows))
-    else:
-        typer.echo(f"no {key} yet")
+    shell.table(rows, "comparison")

@@ -52,6 +52,18 @@ class Shell:
         if self.json:
             typer.echo(json.dumps({"status": "done", **result}, ensure_ascii=False))
 
+    def table(self, rows: list[dict[str, Any]], key: str) -> None:
+        """Ends a command whose result is rows: a table, or with ``--json`` the rows under ``key``."""
+        if self.json:
+            self.finish({key: rows})
+            return
+        from llmyard.cli.view import columns
+
+        if rows:
+            self.console().print(columns(rows))
+        else:
+            typer.echo(f"no {key} yet")
+
     def failed(self, error: LlmyardError) -> int:
         """Says what went wrong and what to do about it; returns the exit code."""
         if self.debug:
