@@ -30,6 +30,7 @@ def build(
     max_tokens: int,
     entity_types: tuple[str, ...] = (),
     relations: tuple[str, ...] = (),
+    question_end: int = -1,
 ) -> PreTrainedModel:
     """Returns a model with random weights (from torch's current seed).
 
@@ -41,6 +42,7 @@ def build(
         max_tokens: Longest sequence, for models with learned positions.
         entity_types: Of the span tagger.
         relations: Of the span tagger.
+        question_end: Of the span tagger: the token that ends a question, -1 where there is none.
     """
     if isinstance(config, Gpt2):
         return GPT2LMHeadModel(
@@ -57,7 +59,7 @@ def build(
     return SpanTagger(
         SpanTaggerConfig(
             vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens,
-            entity_types=entity_types, relations=relations, **config.model_dump(exclude={"family"}),
+            entity_types=entity_types, relations=relations, question_end=question_end, **config.model_dump(exclude={"family"}),
         )
     )  # fmt: skip
 

@@ -20,6 +20,8 @@ class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
     Attributes:
         entity_types: Names of the entity types; tag 0 is "outside", 1+2i begins type i, 2+2i goes on in it.
         relations: Names of the relations.
+        question_end: Id of the token that ends the question, for a model that reads a question and its context; -1
+            for one that reads a single text.
     """
 
     model_type = "llmyard_span_tagger"
@@ -36,12 +38,14 @@ class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
         entity_types: tuple[str, ...] = (),
         relations: tuple[str, ...] = (),
         relation_size: int = 32,
+        question_end: int = -1,
         pad_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
         self.vocab_size, self.hidden_size, self.layers, self.heads = vocab_size, hidden_size, layers, heads
         self.feed_forward_size, self.max_tokens, self.dropout = feed_forward_size, max_tokens, dropout
         self.entity_types, self.relations, self.relation_size = list(entity_types), list(relations), relation_size
+        self.question_end = question_end
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
@@ -64,7 +68,7 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
                 hidden_dropout_prob=config.dropout,
                 attention_probs_dropout_prob=config.dropout,
                 pad_token_id=config.pad_token_id,
-                type_vocab_size=1,
+                type_vocab_size=1 if config.question_end < 0 else 3,
             ),
             add_pooling_layer=False,
         )
@@ -95,7 +99,22 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         spare = min(self.config.max_tokens - length, self.config.max_tokens // 10)
         start = int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0
         positions = torch.arange(start, start + length, device=tokens_BT.device)[None]
-        return self.bert(input_ids=tokens_BT, attention_mask=mask, position_ids=positions).last_hidden_state  # type: ignore[no-any-return]
+        kinds_BT = None if self.config.question_end < 0 else self._kinds(tokens_BT, mask)
+        output = self.bert(tokens_BT, attention_mask=mask, token_type_ids=kinds_BT, position_ids=positions)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _kinds(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Returns 0 for the question, 1 for the context, 2 for a token of the context that the question holds too.
+
+        The match with the question is the feature without which reading is hardly learned from random weights (Chen et
+        al. 2017, Reading Wikipedia to Answer Open-Domain Questions, section 3.2).
+        """
+        ends_BT = tokens_BT == self.config.question_end
+        context_BT = (ends_BT.cumsum(1) - ends_BT.long() > 0) & mask_BT
+        question_BT = ~context_BT & mask_BT
+        same_BTT = tokens_BT[:, :, None] == tokens_BT[:, None, :]
+        asked_BT = (same_BTT & question_BT[:, None, :]).any(2)
+        return context_BT.long() * (1 + asked_BT.long())
 
     def relate(self, hidden_BTD: Tensor, starts_BE: Tensor) -> Tensor:
         """Returns logits (B, R, E, E): relation r holds from entity i to entity j, by their start tokens."""

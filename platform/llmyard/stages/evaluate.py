@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -211,15 +211,23 @@ class Predictor:
             for at in range(0, len(records), self.batch_size):
                 batch = records[at : at + self.batch_size]
                 if task.output == "spans":
-                    answers += [
-                        asdict(each) for each in self.engine.annotate_batch([task.text(record) for record in batch])
-                    ]
+                    texts = self._fitting([task.text(record) for record in batch])
+                    answers += [asdict(each) for each in self.engine.annotate_batch(texts)]
                 else:
                     prompts = [task.prompt(record, self.engine.tokenizer) for record in batch]
                     answers += self.engine.generate_batch(prompts, task.decoding.max_new_tokens)
             lines = [{"record": record, "answer": answer} for record, answer in zip(records, answers, strict=True)]
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}
+
+    def _fitting(self, texts: Sequence[str]) -> list[str]:
+        """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so."""
+        limit = self.engine.capabilities().max_prompt_tokens
+        encoded = self.engine.tokenizer.encode_with_spans(texts)
+        return [
+            text if len(item.ids) <= limit else text[: item.spans[limit - 1][1]]
+            for text, item in zip(texts, encoded, strict=True)
+        ]
 
 
 class Scorer:

@@ -11,6 +11,7 @@ from llmyard.tasks.task import Annotation, BadExample, Decoding, EncodedExample,
 from llmyard.tokens.tokenizer import Encoded, Tokenizer
 
 ANSWER = "answer"
+QUESTION_END = "\n"
 
 
 class QuestionAnsweringTask:
@@ -44,7 +45,7 @@ class QuestionAnsweringTask:
 
     def text(self, record: Record) -> str:
         """Returns question and context as the model reads them."""
-        return f"{record['question']}\n{record['context']}"
+        return f"{record['question']}{QUESTION_END}{record['context']}"
 
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids of question and context."""
@@ -96,6 +97,7 @@ class QuestionAnsweringTask:
         from llmyard.sources.smallworld.baselines import majority_answer
 
         answer = majority_answer(train)
-        return "commonest answer", [
-            Annotation((Entity(answer, ANSWER, len(record["question"]) + 1, len(answer)),), ()) for record in test
+        found = [
+            (Entity(answer, ANSWER, len(record["question"]) + 1, len(answer)),) if answer else () for record in test
         ]
+        return "commonest answer", [Annotation(entities, ()) for entities in found]

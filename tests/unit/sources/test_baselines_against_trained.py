@@ -9,7 +9,7 @@ import pytest
 
 from llmyard.sources.smallworld import SmallWorld
 from llmyard.tasks.catalogue import AnyTask, task_of
-from llmyard.tasks.config import KnowledgeGraph, Translation
+from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarization, Translation
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results.json"
 ROWS = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
@@ -20,6 +20,8 @@ ROWS = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     [
         ("translator-full", "bleu", Translation()),
         ("triples-full", "triple_f1", KnowledgeGraph()),
+        ("answers", "exact_match", QuestionAnswering()),
+        ("summaries", "rouge2", Summarization()),
     ],
 )
 def test_a_baseline_scores_at_most_half_of_a_trained_model(model: str, metric: str, config: AnyTask) -> None:

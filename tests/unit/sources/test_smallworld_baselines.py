@@ -51,9 +51,9 @@ def test_the_commonest_answer_is_rarely_right(language: str) -> None:
     train = [q for q in examples("question_answering", "train", 1000) if q["language"] == language]
     test = [q for q in examples("question_answering", "test", 300) if q["language"] == language]
     answer = simple.majority_answer(train)
-    assert answer
-    accepted = [[one["text"] for one in question["answers"]] for question in test]
-    assert answer_scores([answer] * len(test), accepted, language).exact_match <= 0.05
+    assert answer == ""  # one question in six has no answer, and no other answer comes as often
+    accepted = [[one["text"] for one in question["answers"]] or [""] for question in test]
+    assert answer_scores([answer] * len(test), accepted, language).exact_match <= 0.25
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
