@@ -22,6 +22,7 @@ Ranks = npt.NDArray[np.int64]
 CORE = 8000
 TAIL_SHARE = {"en": 0.06, "zh": 0.04}
 HEAPS = 0.6
+SPOILT = 0.08  # of the documents, for the quality rules to find
 MEAN_WORDS = {"en": 400, "zh": 500}
 
 _WORDS = (
@@ -78,7 +79,28 @@ def documents(language: Language, count: int, random: np.random.Generator) -> li
     separators[ends - 1] = "." if language == "en" else "。"
     pieces = pc.binary_join_element_wise(words, pa.array(separators, pa.string()), "")
     offsets = pa.array(np.append(0, ends), pa.int32())
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, pieces), "").to_pylist()  # type: ignore[no-any-return]
+    texts: list[str] = pc.binary_join(pa.ListArray.from_arrays(offsets, pieces), "").to_pylist()
+    for place in np.flatnonzero(random.random(count) < SPOILT).tolist():
+        texts[place] = spoilt(texts[place], language, random)
+    return texts
+
+
+def spoilt(text: str, language: Language, random: np.random.Generator) -> str:
+    """Returns what is left of a document after one of the faults that quality rules look for."""
+    space = " " if language == "en" else ""
+    words = text.split(" ") if language == "en" else list(text)
+    kind = int(random.integers(6))
+    if kind == 0:
+        return space.join(words[: int(random.integers(5, 45))])
+    if kind == 1:
+        return "\n".join([space.join(words[:12])] * int(random.integers(4, 30)))
+    if kind == 2:
+        return "\n".join("- " + space.join(words[at : at + 6]) for at in range(0, len(words), 6))
+    if kind == 3:
+        return (space + "#").join(words)
+    if kind == 4:
+        return text[: len(text) // 4] + (space + space.join(words[3:7])) * (len(words) // 4)
+    return "\n".join(space.join(words[at : at + 9]) + "..." for at in range(0, len(words), 9))
 
 
 def edited(text: str, language: Language, share: float, random: np.random.Generator) -> str:

@@ -104,6 +104,15 @@ def describe(stage: AnyStage, job: AnyJob, store: Any, price: float | None) -> d
     row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}
     if price is not None:
         row["cost"] = ""
+    if stage.kind == "prepare" and row["state"] == "run":
+        from llmyard.stages.preparing.estimate import estimate
+
+        about = estimate(stage)
+        row["memory a worker"] = f"{about.worker_bytes / 1e6:,.0f} MB"
+        row["tokens"] = f"{about.tokens:,}"
+        row["device-hours"] = f"{about.cpu_seconds / 3600:.3g}"
+        if price is not None:
+            row["cost"] = f"{about.cpu_seconds / 3600 * price:.2f}"
     if stage.kind not in ("pretrain", "finetune"):
         return row
     from llmyard.models.size import parameters_of, training_bytes, training_flops
