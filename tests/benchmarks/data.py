@@ -205,7 +205,7 @@ def compare(environment: str, paths: list[str], tokenizer: str, language: Langua
     with Meter() as ours:
         result = run_job(job(paths), f"{folder}/ours")
     kept_ours = kept_ids(result.artifacts[0], paths)
-    everything = {json.loads(line)["id"] for path in paths for line in open(path, encoding="utf-8")}
+    everything = {json.loads(line)["id"] for path in paths for line in Path(path).read_bytes().splitlines()}
     agreed = sum((name in kept_ours) == (name in kept_theirs) for name in everything)
     return {
         "datatrove_mb_per_s_per_core": size / 1e6 / theirs.cpu,

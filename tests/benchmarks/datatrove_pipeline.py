@@ -78,7 +78,8 @@ def main() -> None:
             f"{folder}/tokens", tokenizer_name_or_path=tokenizer, eos_token="<|end|>", shuffle_documents=False
         ),
     )
-    kept = [json.loads(line)["id"] for file in sorted(Path(folder, "kept").glob("*.jsonl")) for line in open(file)]
+    files_kept = sorted(Path(folder, "kept").glob("*.jsonl"))
+    kept = [json.loads(line)["id"] for file in files_kept for line in file.read_bytes().splitlines()]
     print(json.dumps(kept))
 
 

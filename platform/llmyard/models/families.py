@@ -59,7 +59,8 @@ def build(
     return SpanTagger(
         SpanTaggerConfig(
             vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens,
-            entity_types=entity_types, relations=relations, question_end=question_end, **config.model_dump(exclude={"family"}),
+            entity_types=entity_types, relations=relations, question_end=question_end,
+            **config.model_dump(exclude={"family"}),
         )
     )  # fmt: skip
 

@@ -15,7 +15,8 @@ DETAILS: dict[str, Any] = {
         ["read", "documents", "网络", "zh", 12], ["read", "characters", "网络", "zh", 3000],
         ["quality", "documents", "网络", "zh", 9], ["quality", "characters", "网络", "zh", 2500],
         ["kept", "documents", "网络", "zh", 8], ["kept", "characters", "网络", "zh", 2400],
-        ["kept", "bytes", "网络", "zh", 7200], ["kept", "words", "网络", "zh", 2000], ["kept", "tokens", "网络", "zh", 1600],
+        ["kept", "bytes", "网络", "zh", 7200], ["kept", "words", "网络", "zh", 2000],
+        ["kept", "tokens", "网络", "zh", 1600],
     ],
     "histograms": [["characters", "zh", 4, 8], ["stop_share", "zh", 6, 8]],
     "samples": {

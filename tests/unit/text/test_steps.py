@@ -15,7 +15,7 @@ from llmyard.text.clean import clean
 from llmyard.text.config import Cleaning
 from llmyard.text.functions import source_of
 
-ENGLISH = "In the spring of that year the miller of the village sold his donkey to a stranger from the coast and bought a boat."
+ENGLISH = "In the spring of that year the miller of the village sold his donkey to a stranger and bought a boat."
 CHINESE = "那一年春天，村里的磨坊主把他的驴卖给了一个从海边来的陌生人，自己买了一条旧船，从此再也没有回到山里去。"
 OTHER = (
     "Nobody in the harbour could say where the boat had come from, nor who had painted its name on both of its sides."
