@@ -1,6 +1,6 @@
 """``prepare`` at scale: speed, against plain kernels and against datatrove; memory; duplicates found.
 
-    bash cluster/local bench data [--megabytes 600] [--datatrove /path/to/its/venv] [--only dedup,speed] [--json]
+    bash cluster/local bench data [--megabytes 600] [--datatrove ITS_VENV] [--only dedup,defects,speed] [--json]
 
 CPU-seconds are those of the whole machine over the run, less what it uses when idle: run it alone. datatrove lives in
 an environment of its own (``pip install "datatrove[io,processing,multilingual]"``) and is left out, with the reason
@@ -266,6 +266,70 @@ def dedup(pairs: int = 3000) -> dict[str, Any]:
     return results
 
 
+def defects(count: int = 12_000) -> dict[str, Any]:
+    """Measures what becomes of smallworld's planted damage: the share of each kind that goes, and of clean texts that
+    stay; near copies by their similarity; spans of personal data that are masked or rightly left.
+    """
+    import pyarrow as pa
+
+    from llmyard.sources.smallworld import SmallWorld
+    from llmyard.sources.smallworld.lexicon import lexicon
+    from llmyard.text.clean import clean
+    from llmyard.text.config import Cleaning
+
+    world = SmallWorld("dev", seed=11, documents=count)
+    planted = [world.document(at) for at in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        words = Path(folder, "words.txt")
+        words.write_text("\n".join(word for each in lexicon().data["placeholder_slurs"].values() for word in each))
+        steps = ["encoding", "html", "normalize", "language", "boilerplate", "quality", "toxicity", "privacy"]
+        config = Cleaning.model_validate({"clean": steps, "toxicity": {"lists": [str(words)], "max_density": 0}})
+        rows = [[each.id, each.text, "smallworld", "", ""] for each in planted]
+        names = ["id", "text", "source", "language", "url"]
+        cleaned = clean(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), config)
+    place = {each.id: at for at, each in enumerate(planted)}
+    ranks = np.array([place[name] for name in cleaned.kept["id"].to_pylist()])
+    root = _groups(cleaned, ranks)
+    kept = set(ranks.tolist()) - set(root)
+    language = dict(zip(ranks.tolist(), cleaned.kept["language"].to_pylist(), strict=True))
+    shares: dict[str, list[float]] = {}
+    for at, each in enumerate(planted):
+        true = each.labels.get("true_language") or each.language
+        if at in language:
+            shares.setdefault("language_right", []).append(language[at] == true)
+        if "similarity" in each.labels and at in set(ranks.tolist()) and place[each.labels["copy_of"]] in language:
+            low = int(each.labels["similarity"] * 10) / 10
+            shares.setdefault(f"near_copies_{low:.1f}_found", []).append(
+                at in root or place[each.labels["copy_of"]] in root
+            )
+        elif each.damage == "exact_duplicate":
+            shares.setdefault("exact_duplicate_found", []).append(at in root or place[each.labels["copy_of"]] in root)
+        elif "look_alike_of" in each.labels:
+            shares.setdefault("look_alike_kept", []).append(at in kept)
+        elif each.damage in ("mojibake", "boilerplate", "slur", "word_salad"):
+            shares.setdefault(f"{each.damage}_dropped", []).append(at not in kept)
+        elif not each.damage and not each.group:
+            shares.setdefault("clean_kept", []).append(at in kept)
+    shares["mojibake_dropped_or_repaired"] = [
+        at not in kept or "�" not in cleaned.kept["text"][int(np.flatnonzero(ranks == at)[0])].as_py()
+        for at, each in enumerate(planted)
+        if each.damage == "mojibake"
+    ]
+    return {f"smallworld_{key}": sum(found) / len(found) for key, found in sorted(shares.items())}
+
+
+def _groups(cleaned: Any, ranks: Any) -> dict[int, int]:
+    """Returns the first of its group for every document that is a copy."""
+    from llmyard.text.duplicates import components, stars
+    from llmyard.text.minhash import band_keys, bands_for
+
+    keys = band_keys(cleaned.units, *bands_for(0.8))
+    digests = np.frombuffer(cleaned.kept["digest"].combine_chunks().buffers()[1], "S16")
+    pairs = [stars(digests, ranks), stars(keys.reshape(-1), np.repeat(ranks, keys.shape[1]))]
+    nodes, roots = components(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+    return dict(zip(nodes.tolist(), roots.tolist(), strict=True))
+
+
 def _column(texts: list[str]) -> Any:
     import pyarrow as pa
 
@@ -293,11 +357,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=600)
     parser.add_argument("--datatrove", help="its virtual environment")
-    parser.add_argument("--only", default="dedup,speed", help="dedup, speed")
+    parser.add_argument("--only", default="dedup,defects,speed", help="some of dedup, defects, speed")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "dedup": dedup,
+        "defects": defects,
         "speed": lambda: speed(options.megabytes, options.datatrove),
     }
     if not options.datatrove and "speed" in options.only:

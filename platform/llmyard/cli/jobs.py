@@ -141,10 +141,14 @@ TYPICAL_EXAMPLE_TOKENS = 64
 def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:
     """Returns the size of a stage's vocabulary, from the stage that trains it or from the store; 0 if unknown."""
     name = stage.shards if stage.kind == "pretrain" else stage.tokenizer
-    for other in stages_of(job):
-        if other.kind == "prepare" and other.output == name and not isinstance(other.tokenizer, str):
-            return other.tokenizer.vocab_size
     try:
+        for other in stages_of(job):
+            if other.kind != "prepare" or other.output != name or isinstance(other.tokenizer, str):
+                continue
+            if other.tokenizer.kind == "extension":
+                base = store.get(other.tokenizer.extend, "tokenizer")
+                return int(base.details["vocab_size"]) + other.tokenizer.new_tokens
+            return other.tokenizer.vocab_size
         return int(store.get(name, "tokenizer").details["vocab_size"])
     except MissingArtifact:
         return 0

@@ -165,7 +165,7 @@ def _reason(item: Any, path: Path, model: type[BaseModel] | None) -> str:
         choices = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
         tag = str(context.get("tag", ""))
         near = _nearest(tag, choices)
-        field = str(context.get("discriminator", "kind")).strip("'")
+        field = str(context.get("discriminator", "kind")).strip("'()")
         said = f"`{field}: {tag}` is unknown" if tag else f"needs `{field}:`"
         return f"{said}; {near + '; ' if near else ''}accepted: {', '.join(choices)}"
     if kind in ("literal_error", "enum"):

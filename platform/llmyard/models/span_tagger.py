@@ -114,7 +114,8 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         question_BT = ~context_BT & mask_BT
         same_BTT = tokens_BT[:, :, None] == tokens_BT[:, None, :]
         asked_BT = (same_BTT & question_BT[:, None, :]).any(2)
-        return context_BT.long() * (1 + asked_BT.long())
+        kinds_BT: Tensor = context_BT.long() * (1 + asked_BT.long())
+        return kinds_BT
 
     def relate(self, hidden_BTD: Tensor, starts_BE: Tensor) -> Tensor:
         """Returns logits (B, R, E, E): relation r holds from entity i to entity j, by their start tokens."""

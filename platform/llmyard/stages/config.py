@@ -15,7 +15,7 @@ from llmyard.models.config import Model as ModelConfig
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
-from llmyard.tokens.config import BpeTokenizer, Splits
+from llmyard.tokens.config import BpeTokenizer, Splits, TokenizerChoice
 from llmyard.training.config import Training
 
 
@@ -41,9 +41,7 @@ class Prepare(Stage, Cleaning):
     kind: Literal["prepare"] = "prepare"
     sources: tuple[DocumentSource, ...] = Field(min_length=1)
     limits: Limits = Limits()
-    tokenizer: BpeTokenizer | str = Field(
-        BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact."
-    )
+    tokenizer: TokenizerChoice = Field(BpeTokenizer(), description="Trained here, or the name of a tokenizer artifact.")
     splits: Splits = Splits()
     block_tokens: int = Field(1024, ge=16, le=65_536, description="Tokens in a block of a shard.")
     documents_per_task: Annotated[int, Field(ge=1)] = Field(1000, description="Documents a Ray task works on at once.")

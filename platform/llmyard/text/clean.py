@@ -222,6 +222,21 @@ def _quality(batch: Batch, config: Cleaning) -> None:
     batch.drop(judge(batch.text, config.quality, batch.statistics, units))
 
 
+def _perplexity(batch: Batch, config: Cleaning) -> None:
+    from llmyard.text.perplexity import judge_perplexity, model_of
+
+    assert config.perplexity is not None
+    model = model_of(config.perplexity)
+    batch.drop(judge_perplexity(batch.units, batch.table["language"], model, config.perplexity))
+
+
+def _classifier(batch: Batch, config: Cleaning) -> None:
+    from llmyard.text.classifier import judge_classifier, model_of
+
+    assert config.classifier is not None
+    batch.drop(judge_classifier(batch.units, model_of(config.classifier), config.classifier))
+
+
 def _toxicity(batch: Batch, config: Cleaning) -> None:
     from llmyard.text.toxicity import judge_toxicity, score
 
@@ -261,6 +276,8 @@ STEPS: dict[str, Callable[[Batch, Cleaning], None]] = {
     "language": _language,
     "lines": _lines,
     "quality": _quality,
+    "perplexity": _perplexity,
+    "classifier": _classifier,
     "toxicity": _toxicity,
     "privacy": _privacy,
     "functions": _functions,

@@ -171,6 +171,47 @@ class Decontamination(Config):
     ngram: int = Field(13, ge=3, le=100, description="Words, or half as many pairs of Chinese characters, in a row.")
 
 
+class Perplexity(Config):
+    """How surprising a text may be to an n-gram model of good texts."""
+
+    reference: tuple[SourcePath, ...] = Field(
+        min_length=1, description="Good texts in all languages: JSON lines with `text`, or text files, one text a line."
+    )
+    order: int = Field(4, ge=2, le=8, description="Longest n-gram, in words or Chinese characters.")
+    bits: int = Field(
+        22, ge=10, le=28, description="Counters for each length of n-gram, as a power of two: 22 take 16 MiB."
+    )
+    max_perplexity: dict[str, Annotated[float, Field(gt=1)]] = Field(
+        {}, description="Language to limit; a text above it is dropped."
+    )
+    max_quantile: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        {}, description="Language to the share of the reference texts that may stay, such as 0.99."
+    )
+
+    @model_validator(mode="after")
+    def _one_limit_a_language(self) -> Self:
+        both = sorted({*self.max_perplexity} & {*self.max_quantile})
+        if both:
+            raise ValueError(f"{', '.join(both)} has two limits: name max_perplexity or max_quantile")
+        if not self.max_perplexity and not self.max_quantile:
+            raise ValueError("no limit is given: name max_perplexity or max_quantile for each language to judge")
+        return self
+
+
+class Classifier(Config):
+    """What a text must be more like, learned from examples."""
+
+    positive: tuple[SourcePath, ...] = Field(
+        min_length=1, description="Examples of good texts: JSON lines with `text`, or text files, one text a line."
+    )
+    negative: tuple[SourcePath, ...] = Field(min_length=1, description="Examples of bad ones.")
+    min_probability: float = Field(0.5, ge=0, le=1, description="Of being like the good ones; below it a text goes.")
+    bits: int = Field(20, ge=10, le=26, description="Weights of the model, as a power of two: 20 take 4 MiB.")
+    epochs: int = Field(5, ge=1, le=1000, description="How often training goes through the examples.")
+    learning_rate: float = Field(5.0, gt=0, description="At the start; it falls to 0.")
+    seed: int = Field(0, ge=0, description="Of the order in which examples are seen.")
+
+
 CleanStep = Literal[
     "encoding",
     "html",
@@ -180,6 +221,8 @@ CleanStep = Literal[
     "language",
     "lines",
     "quality",
+    "perplexity",
+    "classifier",
     "toxicity",
     "privacy",
     "functions",
@@ -201,6 +244,8 @@ class Cleaning(Config):
     urls: Urls | None = None
     language: Language = Field(Language(), description="For the steps `language` (texts) and `lines`.")
     quality: Quality = Quality()
+    perplexity: Perplexity | None = None
+    classifier: Classifier | None = None
     toxicity: Toxicity | None = None
     privacy: Privacy = Privacy()
     functions: tuple[FunctionPath, ...] = Field(
@@ -211,7 +256,7 @@ class Cleaning(Config):
 
     def files(self) -> list[str]:
         """Returns the files beside the corpus that decide what cleaning leaves: word lists, evaluation texts."""
-        settings = (self.urls, self.toxicity, self.decontaminate)
+        settings = (self.urls, self.perplexity, self.classifier, self.toxicity, self.decontaminate)
         named = [getattr(each, field) for each in settings if each is not None for field in type(each).model_fields]
         return [path for value in named if isinstance(value, tuple) for path in value]
 
@@ -221,7 +266,7 @@ class Cleaning(Config):
             raise ValueError(f"a step stands twice in {list(self.clean)}")
         if "deduplicate" in self.clean[:-1]:
             raise ValueError("deduplicate is the last step: what comes before decides which texts are the same")
-        for step in ("urls", "toxicity", "decontaminate", "functions"):
+        for step in ("urls", "perplexity", "classifier", "toxicity", "decontaminate", "functions"):
             if step in self.clean and not getattr(self, step):
                 raise ValueError(f"the step {step} needs its field `{step}`")
         return self

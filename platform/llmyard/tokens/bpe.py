@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
@@ -24,7 +24,8 @@ _SCAN_LIMIT = 64
 _NO_PAIR = np.int64(1 << 62)
 _NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CACHED_WORDS = 1 << 20
-_CACHED_LENGTH = 48
+_CACHED_LENGTH = 24  # bytes; longer ones, such as runs of Chinese, seldom come again
+_FILTER_BITS = 18
 
 
 @cache
@@ -54,13 +55,13 @@ class CompiledBpe:
     def __init__(self, tokenizer_json: str, split_han: bool) -> None:
         model: dict[str, Any] = json.loads(tokenizer_json)["model"]
         vocabulary: dict[str, int] = model["vocab"]
-        alphabet = _byte_characters()
+        alphabet = byte_characters()
         self._of_byte = np.array([vocabulary[alphabet[byte]] for byte in range(256)], np.uint32)
         merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
         left = np.array([vocabulary[pair[0]] for pair in merges], np.uint64)
         right = np.array([vocabulary[pair[1]] for pair in merges], np.uint64)
         made = np.array([vocabulary[pair[0] + pair[1]] for pair in merges], np.int64)
-        self._keys, self._values = _pair_table((left << np.uint64(32)) | right, made)
+        self._pairs = Pairs.of((left << np.uint64(32)) | right, made)
         self._classes = character_classes()
         self._split_han = split_han
         slots = 2 * _CACHED_WORDS
@@ -82,7 +83,7 @@ class CompiledBpe:
         ids = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
         cache = self._cache
         ends = _encode(
-            data, offsets, self._classes, self._of_byte, self._keys, self._values, self._split_han, ids,
+            data, offsets, self._classes, self._of_byte, self._pairs, self._split_han, ids,
             cache.hashes, cache.words, cache.tokens, cache.lengths, cache.counts, cache.bytes, cache.ids, cache.used,
         )  # fmt: skip
         return ids[: ends[-1]].copy(), ends
@@ -100,115 +101,152 @@ class _Cache:
     used: I64
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """Returns the character that stands for each byte in a byte-level vocabulary (Radford et al. 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
-def _pair_table(keys: U64, made: I64) -> tuple[U64, I64]:
-    """Returns an open-addressed hash table from a pair to ``rank << 32 | new id``."""
-    size = 1 << max(4, (4 * len(keys)).bit_length())
-    table, values = np.full(size, _NO_KEY), np.zeros(size, np.int64)
-    _fill(table, values, keys, (np.arange(len(keys), dtype=np.int64) << 32) | made)
-    return table, values
+class Pairs(NamedTuple):
+    """An open-addressed hash table from two neighbouring ids to ``rank << 32 | new id``.
+
+    Attributes:
+        keys: ``left << 32 | right``, or _NO_KEY.
+        values: Of the same places.
+        filter: A bit for each of the keys' hashes, small enough for the fastest cache: most neighbours are no pair.
+    """
+
+    keys: U64
+    values: I64
+    filter: U8
+
+    @classmethod
+    def of(cls, keys: U64, made: I64) -> Pairs:
+        """Returns the table of pairs in the order of their merges."""
+        size = 1 << max(4, (4 * len(keys)).bit_length())
+        pairs = cls(np.full(size, _NO_KEY), np.zeros(size, np.int64), np.zeros(1 << (_FILTER_BITS - 3), np.uint8))
+        _fill(pairs, keys, (np.arange(len(keys), dtype=np.int64) << 32) | made)
+        return pairs
 
 
 @compiled
-def _slot(key: Number, mask: Number) -> Number:
+def _mixed(key: Number) -> Number:
     mixed = key * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed ^ (mixed >> np.uint64(29))) & mask
+    return mixed ^ (mixed >> np.uint64(29))
 
 
 @compiled
-def _fill(
-    table: U64,
-    values: I64,
-    keys: U64,
-    given: I64,
-) -> None:
-    mask = np.uint64(len(table) - 1)
+def _fill(pairs: Pairs, keys: U64, given: I64) -> None:
+    mask = np.uint64(len(pairs.keys) - 1)
     for index in range(len(keys)):
-        at = _slot(keys[index], mask)
-        while table[at] != _NO_KEY and table[at] != keys[index]:
+        mixed = _mixed(keys[index])
+        bit = mixed >> np.uint64(64 - _FILTER_BITS)
+        pairs.filter[bit >> np.uint64(3)] |= np.uint8(1 << (bit & np.uint64(7)))
+        at = mixed & mask
+        while pairs.keys[at] != _NO_KEY and pairs.keys[at] != keys[index]:
             at = (at + np.uint64(1)) & mask
-        if table[at] == _NO_KEY:  # of equal pairs the first merge counts
-            table[at], values[at] = keys[index], given[index]
+        if pairs.keys[at] == _NO_KEY:  # of equal pairs the first merge counts
+            pairs.keys[at], pairs.values[at] = keys[index], given[index]
 
 
 @compiled
-def _pair(left: Number, right: Number, table: U64, values: I64) -> Number:
+def _pair(left: Number, right: Number, pairs: Pairs) -> Number:
     """Returns ``rank << 32 | new id`` of two neighbours, or _NO_PAIR."""
     key = (np.uint64(left) << np.uint64(32)) | np.uint64(right)
-    mask = np.uint64(len(table) - 1)
-    at = _slot(key, mask)
-    while table[at] != _NO_KEY:
-        if table[at] == key:
-            return values[at]
+    mixed = _mixed(key)
+    bit = mixed >> np.uint64(64 - _FILTER_BITS)
+    if not pairs.filter[bit >> np.uint64(3)] & np.uint8(1 << (bit & np.uint64(7))):
+        return _NO_PAIR
+    mask = np.uint64(len(pairs.keys) - 1)
+    at = mixed & mask
+    while pairs.keys[at] != _NO_KEY:
+        if pairs.keys[at] == key:
+            return pairs.values[at]
         at = (at + np.uint64(1)) & mask
     return _NO_PAIR
 
 
 @compiled
-def _merge_short(ids: U32, length: int, table: U64, values: I64) -> int:
-    """Merges the pair of lowest rank, the leftmost first, until none is left; returns how many ids remain."""
-    pairs = np.empty(_SCAN_LIMIT, np.int64)
+def _merge_short(ids: U32, length: int, pairs: Pairs) -> int:
+    """Merges the pair of lowest rank, the leftmost first, until none is left; returns how many ids remain.
+
+    Places stay where they are and are linked; a key is ``rank << 6 | place``, so that the least of them, which the
+    processor finds sixteen at a time, is the next to merge.
+    """
+    keys, made = np.empty(_SCAN_LIMIT, np.int32), np.empty(_SCAN_LIMIT, np.uint32)
+    following, previous = np.empty(_SCAN_LIMIT, np.int32), np.empty(_SCAN_LIMIT, np.int32)
+    none = np.int32(0x7FFFFFFF)
+    for at in range(length):
+        following[at], previous[at], keys[at] = at + 1, at - 1, none
     for at in range(length - 1):
-        pairs[at] = _pair(ids[at], ids[at + 1], table, values)
-    while length > 1:
-        best = 0
-        for at in range(1, length - 1):
-            if pairs[at] < pairs[best]:
-                best = at
-        if pairs[best] == _NO_PAIR:
+        found = _pair(ids[at], ids[at + 1], pairs)
+        if found != _NO_PAIR:
+            keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
+    while True:
+        least = none
+        for at in range(length):
+            least = min(least, keys[at])
+        if least == none:
             break
-        ids[best] = np.uint32(pairs[best] & 0xFFFFFFFF)
-        length -= 1
-        for at in range(best + 1, length):
-            ids[at] = ids[at + 1]
-        for at in range(best + 1, length - 1):
-            pairs[at] = pairs[at + 1]
-        if best > 0:
-            pairs[best - 1] = _pair(ids[best - 1], ids[best], table, values)
-        if best < length - 1:
-            pairs[best] = _pair(ids[best], ids[best + 1], table, values)
-    return length
+        at = int(least & 63)
+        ids[at] = made[at]
+        gone = following[at]
+        after = following[gone]
+        keys[at] = keys[gone] = none
+        following[at] = after
+        if after < length:
+            previous[after] = at
+            found = _pair(ids[at], ids[after], pairs)
+            if found != _NO_PAIR:
+                keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
+        before = previous[at]
+        if before >= 0:
+            found = _pair(ids[before], ids[at], pairs)
+            keys[before] = none
+            if found != _NO_PAIR:
+                keys[before], made[before] = np.int32((found >> 32) << 6 | before), np.uint32(found & 0xFFFFFFFF)
+    count, at = 0, 0
+    while at < length:
+        ids[count] = ids[at]
+        count += 1
+        at = following[at]
+    return count
 
 
 @compiled
-def _merge_long(ids: U32, length: int, table: U64, values: I64) -> int:
+def _merge_long(ids: U32, length: int, pairs: Pairs) -> int:
     """As :func:`_merge_short`, in O(n log n): a heap of pairs over a linked list."""
     following = np.arange(1, length + 1)
     previous = np.arange(-1, length - 1)
-    pairs = np.full(length, _NO_PAIR, np.int64)
+    states = np.full(length, _NO_PAIR, np.int64)
     ranks, places = np.empty(3 * length, np.int64), np.empty(3 * length, np.int64)
     size = 0
     for at in range(length - 1):
-        pairs[at] = _pair(ids[at], ids[at + 1], table, values)
-        if pairs[at] != _NO_PAIR:
-            size = _push(ranks, places, size, pairs[at], at)
+        states[at] = _pair(ids[at], ids[at + 1], pairs)
+        if states[at] != _NO_PAIR:
+            size = _push(ranks, places, size, states[at], at)
     while size > 0:
         found, at = ranks[0], places[0]
         size = _pop(ranks, places, size)
-        if pairs[at] != found:  # an older state of this place
+        if states[at] != found:  # it has changed since
             continue
         ids[at] = np.uint32(found & 0xFFFFFFFF)
         gone = following[at]
-        pairs[gone] = _NO_PAIR
+        states[gone] = _NO_PAIR
         after = following[gone]
         following[at] = after
-        pairs[at] = _NO_PAIR
+        states[at] = _NO_PAIR
         if after < length:
             previous[after] = at
-            pairs[at] = _pair(ids[at], ids[after], table, values)
-            if pairs[at] != _NO_PAIR:
-                size = _push(ranks, places, size, pairs[at], at)
+            states[at] = _pair(ids[at], ids[after], pairs)
+            if states[at] != _NO_PAIR:
+                size = _push(ranks, places, size, states[at], at)
         before = previous[at]
         if before >= 0:
-            pairs[before] = _pair(ids[before], ids[at], table, values)
-            if pairs[before] != _NO_PAIR:
-                size = _push(ranks, places, size, pairs[before], before)
+            states[before] = _pair(ids[before], ids[at], pairs)
+            if states[before] != _NO_PAIR:
+                size = _push(ranks, places, size, states[before], before)
     count, at = 0, 0
     while at < length:
         ids[count] = ids[at]
@@ -269,7 +307,7 @@ def _class_at(data: U8, at: Number, end: Number, classes: U8) -> tuple[int, int]
 
 
 @compiled
-def _word_end(data: U8, at: Number, end: Number, classes: U8, split_han: bool) -> Number:
+def word_end(data: U8, at: Number, end: Number, classes: U8, split_han: bool) -> Number:
     """Returns where the word that begins at ``at`` ends: the alternatives of the pattern, in its order."""
     bits, size = _class_at(data, at, end, classes)
     if bits & HAN:
@@ -312,8 +350,7 @@ def _word_end(data: U8, at: Number, end: Number, classes: U8, split_han: bool) -
 
 @compiled
 def _encode(
-    data: U8, offsets: I64, classes: U8, of_byte: U32, table: U64,
-    values: I64, split_han: bool, out: U32, hashes: U64,
+    data: U8, offsets: I64, classes: U8, of_byte: U32, pairs: Pairs, split_han: bool, out: U32, hashes: U64,
     words: I64, tokens: I64, lengths: I16,
     counts: I16, cached_bytes: U8, cached_ids: U32, used: I64,
 ) -> I64:  # fmt: skip
@@ -323,7 +360,7 @@ def _encode(
     for document in range(len(offsets) - 1):
         at, end = offsets[document], offsets[document + 1]
         while at < end:
-            stop = _word_end(data, at, end, classes, split_han)
+            stop = word_end(data, at, end, classes, split_han)
             length = stop - at
             if length == 1:
                 out[written] = of_byte[data[at]]
@@ -334,9 +371,9 @@ def _encode(
                 for index in range(length):
                     out[written + index] = of_byte[data[at + index]]
                 if length <= _SCAN_LIMIT:
-                    written += _merge_short(out[written:], length, table, values)
+                    written += _merge_short(out[written:], length, pairs)
                 else:
-                    written += _merge_long(out[written : written + length], length, table, values)
+                    written += _merge_long(out[written : written + length], length, pairs)
                 at = stop
                 continue
             mixed = np.uint64(0xCBF29CE484222325) ^ np.uint64(length)
@@ -365,7 +402,7 @@ def _encode(
                 continue
             for index in range(length):
                 out[written + index] = of_byte[data[at + index]]
-            count = _merge_short(out[written:], length, table, values)
+            count = _merge_short(out[written:], length, pairs)
             # used: words, bytes, ids in the cache. A full cache stays as it is: the commonest words came first.
             room = used[0] * 2 < len(hashes) and used[1] + length <= len(cached_bytes)
             if room and used[2] + count <= len(cached_ids):

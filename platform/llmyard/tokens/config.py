@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from llmyard.core.config import Config
+
+_SAMPLE = "How many documents the vocabulary is learned from."
+_COVERAGE = "Share of the sample's characters that get tokens of their own; the rarest of the rest do not."
 
 
 class BpeTokenizer(Config):
@@ -18,6 +21,62 @@ class BpeTokenizer(Config):
         False, description="No token spans two Chinese characters: longer sequences, but exact spans for tagging tasks."
     )
     sample_documents: int = Field(20_000, ge=1, description="How many documents the merges are learned from.")
+
+
+class UnigramTokenizer(Config):
+    """A unigram tokenizer (Kudo 2018): of all ways to cut a text, the likeliest."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: int = Field(8000, ge=300, le=262_144)
+    split_han: bool = Field(False, description="As for `bpe`.")
+    sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
+    byte_fallback: bool = Field(
+        True, description="Characters without a token are written as bytes; without it they are lost as unknown."
+    )
+    coverage: float = Field(0.9995, gt=0, le=1, description=_COVERAGE)
+
+
+class WordPieceTokenizer(Config):
+    """A WordPiece tokenizer as BERT's: Chinese character by character, spaces and unknown characters are lost."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    vocab_size: int = Field(8000, ge=300, le=262_144)
+    sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
+    coverage: float = Field(0.9995, gt=0, le=1, description=_COVERAGE)
+
+
+class ExtendedTokenizer(Config):
+    """A given tokenizer with more tokens, learned from the corpus; what it had keeps its ids."""
+
+    kind: Literal["extension"] = "extension"
+    extend: str = Field(description="Name of a tokenizer artifact.")
+    new_tokens: int = Field(4000, ge=1, le=262_144)
+    script: Literal["any", "han"] = Field(
+        "any", description="`han`: words with Chinese characters or marks only, so that other texts keep their ids."
+    )
+    sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
+
+
+TrainedTokenizer = BpeTokenizer | UnigramTokenizer | WordPieceTokenizer
+LearnedTokenizer = TrainedTokenizer | ExtendedTokenizer
+
+
+def kind(value: Any) -> str:
+    """Returns which of the tokenizer's settings are meant: ``bpe`` where neither ``kind`` nor ``extend`` is given."""
+    if isinstance(value, str):
+        return "name"
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return str(given.get("kind", "extension" if "extend" in given else "bpe"))
+
+
+TokenizerChoice = Annotated[
+    Annotated[BpeTokenizer, Tag("bpe")]
+    | Annotated[UnigramTokenizer, Tag("unigram")]
+    | Annotated[WordPieceTokenizer, Tag("wordpiece")]
+    | Annotated[ExtendedTokenizer, Tag("extension")]
+    | Annotated[str, Tag("name")],
+    Discriminator(kind),
+]
 
 
 class Splits(Config):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from llmyard.core.errors import DataError, RequestError
-from llmyard.tokens.config import BpeTokenizer
+from llmyard.core.errors import RequestError
+from llmyard.tokens.config import TrainedTokenizer
 
 if TYPE_CHECKING:
     from llmyard.tokens.bpe import CompiledBpe
@@ -25,6 +25,10 @@ PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM = (
     "<|pad|>", "<|end|>", "<|separator|>", "<|en|>", "<|zh|>", "<|user|>", "<|assistant|>", "<|system|>",
 )  # fmt: skip
 CONTROL = (PAD, END, SEPARATOR, ENGLISH, CHINESE, USER, ASSISTANT, SYSTEM)
+
+# What stands for a character that a vocabulary does not know, and for single bytes of such characters.
+UNKNOWN = "\ufffd"
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # Words with the space before them, numbers digit by digit, punctuation, and Chinese characters apart from all else.
 _WORDS = r" ?(?:(?!\p{Han})\p{L})+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
@@ -59,33 +63,17 @@ class Tokenizer:
         return cls(Backend.from_file(str(file)))
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: BpeTokenizer) -> Tokenizer:
-        """Returns a tokenizer whose merges are learned from ``texts``.
+    def train(cls, texts: Iterable[str], config: TrainedTokenizer) -> Tokenizer:
+        """Returns a tokenizer learned from ``texts``, of which memory holds the different words only.
 
         Raises:
             DataError: There was no text.
+            RequestError: The vocabulary has no room for the characters.
         """
-        backend = Backend(models.BPE())
-        backend.pre_tokenizer = _pre_tokenizer(config.split_han)
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=config.vocab_size,
-            special_tokens=list(CONTROL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        count = 0
+        from llmyard.tokens.counts import count_all
+        from llmyard.tokens.training import train
 
-        def counted() -> Iterable[str]:
-            nonlocal count
-            for text in texts:
-                count += 1
-                yield text
-
-        backend.train_from_iterator(counted(), trainer)
-        if not count:
-            raise DataError("there is no text to train a tokenizer on", "check the sources and the quality rules")
-        return cls(backend)
+        return train(count_all(texts, getattr(config, "split_han", True)), config)
 
     def save(self, file: str | Path) -> None:
         """Writes ``tokenizer.json``, which Hugging Face libraries read too."""
@@ -137,7 +125,7 @@ class Tokenizer:
     def encode_column(self, texts: Any) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """Returns the ids of all texts of an Arrow string column in a row, and where each text's begin.
 
-        A tokenizer that :meth:`train` made is compiled to machine code on first use; any other is encoded by the
+        A BPE tokenizer that :meth:`train` made is compiled to machine code on first use; any other is encoded by the
         ``tokenizers`` library, to the same ids.
         """
         compiled = self._compiled
@@ -146,6 +134,21 @@ class Tokenizer:
         ids = self.encode_batch(texts.to_pylist())
         offsets = np.cumsum([0, *(len(each) for each in ids)], dtype=np.int64)
         return np.fromiter((one for each in ids for one in each), np.uint32, int(offsets[-1])), offsets
+
+    @property
+    def split_han(self) -> bool:
+        """Whether every Chinese character is a word of its own.
+
+        Raises:
+            RequestError: The tokenizer splits texts in another way than llmyard's.
+        """
+        parts = json.loads(self.to_json())
+        if parts["model"]["type"] == "WordPiece":
+            return True
+        for split_han in (False, True):
+            if parts["pre_tokenizer"] in [json.loads(words(split_han).__getstate__()) for words in WORDS]:
+                return split_han
+        raise RequestError("the tokenizer splits texts into words in a way of its own", "give one that llmyard trained")
 
     @cached_property
     def _compiled(self) -> CompiledBpe | None:
@@ -159,25 +162,53 @@ class Tokenizer:
             for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback")
         )
         for split_han in (False, True):
-            if plain and parts["pre_tokenizer"] == json.loads(_pre_tokenizer(split_han).__getstate__()):
+            if plain and parts["pre_tokenizer"] == json.loads(byte_words(split_han).__getstate__()):
                 return CompiledBpe(self.to_json(), split_han)
         return None
 
     def encode_with_spans(self, texts: Sequence[str]) -> list[Encoded]:
         """Returns ids and character spans of many texts."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [Encoded(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
+        found = [Encoded(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
+        if self._byte_values:
+            for each, text in zip(found, texts, strict=True):
+                _part_runs(each, text, self._byte_values)
+        return found
+
+    @cached_property
+    def _byte_values(self) -> frozenset[int]:
+        """Ids of single bytes in a vocabulary with byte fallback."""
+        return frozenset(found for token in BYTES if (found := self._backend.token_to_id(token)) is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
 
-def _pre_tokenizer(split_han: bool) -> pre_tokenizers.PreTokenizer:
-    pattern = (_HAN_SINGLE if split_han else _HAN_RUNS) + _WORDS
+def _part_runs(encoded: Encoded, text: str, byte_values: frozenset[int]) -> None:
+    """Gives each byte the span of its character: ``tokenizers`` gives it that of a whole run of unknown ones."""
+    at = 0
+    while at < len(encoded.ids):
+        low, high = encoded.spans[at]
+        if encoded.ids[at] in byte_values:
+            for place in range(low, high):
+                for _ in text[place].encode():
+                    encoded.spans[at] = (place, place + 1)
+                    at += 1
+        else:
+            at += 1
+
+
+def plain_words(split_han: bool) -> pre_tokenizers.PreTokenizer:
+    """Returns what splits a text into words, spaces included."""
+    return pre_tokenizers.Split(Regex((_HAN_SINGLE if split_han else _HAN_RUNS) + _WORDS), behavior="isolated")
+
+
+def byte_words(split_han: bool) -> pre_tokenizers.PreTokenizer:
+    """Returns what splits a text into words, spelled in a byte-level vocabulary's characters."""
     return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [plain_words(split_han), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
+
+
+WORDS = (plain_words, byte_words)
