@@ -7,6 +7,7 @@ sha256) and, written last, ``artifact.json``. No mark, no artifact. What is bein
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -23,9 +24,9 @@ from llmyard.core.artifact import (
     parse,
     sha256_of,
 )
-from llmyard.core.draft import Draft
+from llmyard.core.draft import Draft, tidy
 from llmyard.core.errors import CorruptArtifact, LlmyardError, MissingArtifact, RequestError
-from llmyard.core.lease import acquire
+from llmyard.core.lease import Lease, acquire, claimed
 from llmyard.core.storage import Storage
 
 __all__ = ["KINDS", "Artifact", "ArtifactStore", "Draft", "FileEntry", "check_name", "code_version", "sha256_of"]
@@ -45,13 +46,30 @@ class ArtifactStore:
         """
         check_name(name)
         version = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-        lease = acquire(self.storage, f"{kind}/{name}/_making/{fingerprint[:16]}", version)
-        committed = f"{kind}/{name}/{lease.value}/{MARK}"
-        if lease.taken_over and self.storage.read(committed) is not None:  # died between its mark and its release
-            lease.release()
-            lease = acquire(self.storage, f"{kind}/{name}/_making/{fingerprint[:16]}", version)
+        folder = _lease_folder(kind, name, fingerprint)
+        lease = acquire(self.storage, folder, version)
+        if lease.taken_over and self._settled(lease, kind, name):
+            lease = acquire(self.storage, folder, version)
         self.storage.makedirs(f"{kind}/{name}/{lease.value}")
         return Draft(self.storage, kind, name, fingerprint, lease)
+
+    def settle(self, artifact: Artifact) -> None:
+        """Ends the work of an owner that died between its mark and its release: what it left is removed."""
+        folder = _lease_folder(artifact.kind, artifact.name, artifact.fingerprint)
+        if claimed(self.storage, folder) != artifact.version:
+            return
+        with contextlib.suppress(LlmyardError):  # its owner lives, or the storage is read-only: it is no reader's loss
+            self._settled(acquire(self.storage, folder, artifact.version), artifact.kind, artifact.name)
+
+    def _settled(self, lease: Lease, kind: str, name: str) -> bool:
+        """Returns whether the lease's version is committed; then it is tidied and the lease given back."""
+        artifact = self._load(kind, name, lease.value)
+        if artifact is None:
+            return False
+        if artifact.is_complete():
+            tidy(artifact, artifact.files())
+        lease.release()
+        return True
 
     def find(self, kind: str, name: str, fingerprint: str) -> Artifact | None:
         """Returns the newest complete artifact with this fingerprint, if there is one."""
@@ -148,3 +166,7 @@ class ArtifactStore:
             f"{kind}/{name}@{version} has format {written}, this llmyard reads {FORMAT_VERSION}",
             "use the llmyard that wrote it",
         )
+
+
+def _lease_folder(kind: str, name: str, fingerprint: str) -> str:
+    return f"{kind}/{name}/_making/{fingerprint[:16]}"

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmyard.core.artifact import CHUNK, FORMAT_VERSION, MARK, Artifact, FileEntry, code_version, parse
@@ -99,20 +99,14 @@ class Draft:
         self._check()
         self.storage.write(f"{self.folder}/{MARK}", json.dumps(record, indent=1, ensure_ascii=False).encode())
         self._done = True
-        self.storage.delete_folder(f"{self.folder}/_making")
-        self._tidy({entry.path for entry in entries} | {MARK, listed})
-        return parse(self.storage, record)
+        artifact = parse(self.storage, record)
+        tidy(artifact, entries)
+        return artifact
 
     def _check(self) -> None:
         self.lease.check()
         if self.storage.read(f"{self.folder}/{MARK}") is not None:
             raise Busy(f"{self.folder} was finished by another run", "this run's late result is dropped")
-
-    def _tidy(self, kept: set[str]) -> None:
-        """Removes what dead owners of this version left and nobody vouches for."""
-        for item in list(self.storage.list(self.folder, recursive=True)):
-            if item.path not in kept:
-                self.storage.delete(f"{self.folder}/{item.path}")
 
     def _hash_all(self) -> list[FileEntry]:
         entries = []
@@ -139,3 +133,12 @@ class Draft:
                 self.lease.abandon()
             except LlmyardError:  # the disk is full: the claim names a process that will be gone
                 return
+
+
+def tidy(artifact: Artifact, entries: Iterable[FileEntry]) -> None:
+    """Removes from an artifact's folder what its making needed and what dead owners of the version left."""
+    kept = {entry.path for entry in entries} | {MARK, artifact.files_list}
+    artifact.storage.delete_folder(f"{artifact.folder}/_making")
+    for item in list(artifact.storage.list(artifact.folder, recursive=True)):
+        if item.path not in kept:
+            artifact.storage.delete(f"{artifact.folder}/{item.path}")

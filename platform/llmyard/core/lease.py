@@ -136,6 +136,13 @@ def acquire(storage: Storage, folder: str, new_value: str, tries: int = 5) -> Le
     raise Busy(f"several runs claim {folder} at once", "run the command again")
 
 
+def claimed(storage: Storage, folder: str) -> str | None:
+    """Returns what the lease stands for that somebody holds or died with; None if there is none."""
+    claims = _claims(storage, folder)
+    record = _read(storage, f"{folder}/{claims[-1]}") if claims else None
+    return str(record["value"]) if record else None
+
+
 def _claims(storage: Storage, folder: str) -> list[str]:
     return [item.path for item in storage.list(folder) if item.path.endswith(".json") and item.path[:6].isdigit()]
 

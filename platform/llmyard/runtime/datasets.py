@@ -10,7 +10,7 @@ from typing import Any
 
 from llmyard.core import errors
 from llmyard.core.errors import LlmyardError
-from llmyard.runtime.session import cause_of, plain_error
+from llmyard.runtime.session import cause_of, lost_process, plain_error
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ def _from_units(units: Sequence[Row]) -> Any:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an error is raised too, and told without its traceback
     return ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
 
 
@@ -90,4 +90,4 @@ def _rows(dataset: Any) -> Iterable[Row]:
     try:
         yield from dataset.iter_rows()
     except Exception as error:
-        raise (cause_of(error) or error) from None
+        raise (cause_of(error) or lost_process(error) or error) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from llmyard.core.owner import is_alive, this_process
 
 OWNER = "llmyard-owner"
 OBJECT_STORE_BYTES = 400 * 1024 * 1024
+RUN_AGAIN = "run the same command again, it goes on from what is finished; if this comes back, see if memory ran out"
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
     Raises:
         RequestError: There is no cluster at the address.
+        LlmyardError: The private Ray died.
     """
     _quiet()
     import ray
@@ -60,11 +64,52 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
             f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here"
         ) from None
     try:
-        yield
+        with _watched() if address is None else contextlib.nullcontext():
+            yield
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Ends the block with an error when the private Ray's node process dies.
+
+    Ray notices after some 15 s, and then often ends this process on the spot ("The connection to the plasma store is
+    failed"), without a word to the user: so the block is interrupted before that.
+    """
+    import psutil
+
+    nodes = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    ended, lost = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            if not all(_runs(node) for node in nodes) and not ended.is_set():
+                lost.set()
+                _thread.interrupt_main()
+                return
+
+    if threading.current_thread() is threading.main_thread():
+        threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise LlmyardError("Ray's node process (raylet) on this machine died", RUN_AGAIN) from None
+    finally:
+        ended.set()
+
+
+def _runs(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _sweep() -> None:
@@ -108,6 +153,17 @@ def cause_of(error: BaseException) -> LlmyardError | None:
             stack += list(failures.values())
         stack.append(getattr(item, "training_failed_error", None))
     return None
+
+
+def lost_process(error: BaseException) -> LlmyardError | None:
+    """Returns what to tell when Ray gave up because a process or a node of it is gone; None for any other error."""
+    import ray
+
+    # The error of a task's own code is a RayTaskError, which is a fault to report and no loss.
+    if not isinstance(error, ray.exceptions.RayError) or isinstance(error, ray.exceptions.RayTaskError):
+        return None
+    first = str(error).strip().partition("\n")[0]
+    return LlmyardError(f"Ray lost a process that this job needs: {type(error).__name__}: {first}", RUN_AGAIN)
 
 
 def plain_error(error: LlmyardError) -> LlmyardError:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from llmyard.core.errors import Busy
+from llmyard.core.errors import Busy, LlmyardError
 from llmyard.core.spool import Spool
 from llmyard.core.tracking import (
     Line,
@@ -184,7 +184,14 @@ class StageRun:
         if self._tracker is not None:
             self._tracker.close()
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-        self._folder.end(status, **self._result)  # on disk first: from here on a dead MLflow or actor delays it only
+        try:
+            self._folder.end(
+                status, **self._result
+            )  # on disk first: from here on a dead MLflow or actor delays it only
+        except LlmyardError:
+            if kind is None:
+                raise
+            return  # told is what ended the stage, most likely the same full disk; the next command closes the run
         settled = _try(self._tracking.service, "settle", self.spec.token, timeout=30.0)
         if not settled:
             _log.warning("run %s is not complete in MLflow yet; the next llmyard command completes it", self.spec.name)

@@ -24,6 +24,7 @@ from typing import Any
 
 from llmyard.core.errors import Busy
 from llmyard.core.spool import Spool
+from llmyard.core.storage import write_failed
 from llmyard.core.tracking import Line, RunSpec, TrackingRejected, TrackingUnavailable, owner_lives
 from llmyard.runtime.mlflow_gateway import BATCH, HEARTBEAT_SECONDS, MlflowGateway
 
@@ -86,10 +87,15 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(self.path / name)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise write_failed(str(self.path / name), error) from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

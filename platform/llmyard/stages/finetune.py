@@ -83,6 +83,7 @@ def _encode(config: Finetune, making: Making) -> Artifact:
     )
     finished = store.find("shards", name, print_)
     if finished is not None:
+        store.settle(finished)
         return finished
     rows = [
         {"index": index, **asdict(unit)}

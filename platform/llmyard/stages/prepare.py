@@ -25,6 +25,7 @@ from llmyard.stages.preparing.encoding import Encode, Kept, Sample
 from llmyard.stages.preparing.report import PAGES, pages
 from llmyard.stages.preparing.scratch import Scratch
 from llmyard.stages.stage import Made, Making
+from llmyard.tokens.config import ExtendedTokenizer
 
 REVISION = 3
 PORTION_BYTES = 64 << 20  # small files are worked on together up to this size
@@ -35,7 +36,9 @@ SHOWN_GROUPS = 10
 
 
 def parents(config: Prepare, store: ArtifactStore) -> Mapping[str, Artifact]:
-    """Returns the given tokenizer, if the job names one."""
+    """Returns the tokenizer that the job names, to be used or to be extended."""
+    if isinstance(config.tokenizer, ExtendedTokenizer):
+        return {"extended": store.get(config.tokenizer.extend, "tokenizer")}
     return {"tokenizer": store.get(config.tokenizer, "tokenizer")} if isinstance(config.tokenizer, str) else {}
 
 
@@ -220,15 +223,17 @@ def _train_tokenizer(config: Prepare, making: Making, kept: Kept) -> Artifact:
     store = making.context.store
     finished = store.find("tokenizer", config.output, print_)
     if finished is not None:
+        store.settle(finished)
         return finished
     making.progress.update(kept.portions, 2 * kept.portions, "training the tokenizer")
-    (result,) = map_units([{}], Sample(kept, config.tokenizer))
+    base = making.parents.get("extended")
+    (result,) = map_units([{}], Sample(kept, config.tokenizer, base))
     with store.begin("tokenizer", config.output, print_) as draft:
         tokenizer = Tokenizer.from_json(result["json"])
         draft.storage.write(f"{draft.folder}/{FILE}", result["json"].encode())
         return draft.commit(
             config=config.tokenizer.model_dump(mode="json"),
-            parents=[],
+            parents=[base.reference] if base is not None else [],
             metrics={"vocab_size": float(tokenizer.vocab_size)},
             details={"vocab_size": tokenizer.vocab_size, "corpus": _corpus(config)},
         )

@@ -65,6 +65,7 @@ def _finished(stage: AnyStage, store: ArtifactStore) -> StageResult | None:
     if plan.finished is None:
         return None
     done = plan.finished
+    store.settle(done)
     return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
 
 

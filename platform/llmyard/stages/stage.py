@@ -159,6 +159,7 @@ def run_stage(stage: AnyStage, context: Context) -> StageResult:
     kind = ARTIFACT_KIND[stage.kind]
     if plan.finished is not None and not context.force:
         done = plan.finished
+        context.store.settle(done)
         return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
     with (
         context.store.begin(kind, stage.output, plan.fingerprint) as draft,

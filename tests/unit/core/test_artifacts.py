@@ -240,6 +240,37 @@ def test_a_failed_making_leaves_nothing_that_counts_and_is_continued(store: Arti
         assert again.recall() == {"run": "abc"}
 
 
+@pytest.mark.parametrize("way", ["skipped", "made anew"])
+def test_what_an_owner_left_that_died_after_its_mark_is_removed(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    draft = store.begin("checkpoint", "base", PRINT)
+    draft.storage.write(f"{draft.folder}/_making/progress", b"large")
+    draft.storage.write(f"{draft.folder}/late-f1", b"of a dead owner")
+    with monkeypatch.context() as killed:
+        killed.setattr("llmyard.core.draft.tidy", lambda artifact, entries: None)
+        killed.setattr("llmyard.core.lease.is_alive", lambda owner: False)
+        artifact = draft.commit(config={}, parents=[], metrics={}, files=[])
+        draft.lease._stop.set()
+        if way == "skipped":
+            store.settle(artifact)
+        else:
+            again = store.begin("checkpoint", "base", PRINT)
+            assert again.version != artifact.version
+            again.lease.release()
+    assert {item.name for item in in_store(artifact, "").iterdir()} == {"artifact.json", artifact.files_list}
+    assert list(store.storage.list("checkpoint/base/_making", recursive=True)) == []
+
+
+def test_a_forced_making_that_died_is_not_ended_by_a_finished_one(store: ArtifactStore) -> None:
+    artifact = make(store)
+    with pytest.raises(ValueError, match="boom"), store.begin("checkpoint", "base", PRINT) as forced:
+        raise ValueError("boom")
+    store.settle(artifact)
+    with store.begin("checkpoint", "base", PRINT) as again:
+        assert again.version == forced.version
+
+
 def test_another_fingerprint_is_not_in_the_way(store: ArtifactStore) -> None:
     with store.begin("checkpoint", "base", PRINT) as one, store.begin("checkpoint", "base", "e" * 64) as two:
         assert one.version != two.version

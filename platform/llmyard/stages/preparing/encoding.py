@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact
 from llmyard.core.storage import Storage
@@ -17,7 +17,10 @@ from llmyard.stages.preparing.duplicates import RANKS, part_of_rank
 from llmyard.stages.preparing.scratch import Scratch
 from llmyard.text.funnel import Funnel, tally
 from llmyard.text.units import units_of
-from llmyard.tokens.config import BpeTokenizer, Splits
+from llmyard.tokens.config import ExtendedTokenizer, LearnedTokenizer, Splits
+
+if TYPE_CHECKING:
+    from llmyard.tokens.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 27  # a shard ends with the batch that takes it over this
 
@@ -53,24 +56,31 @@ class Kept:
 
 
 class Sample:
-    """Trains the tokenizer on the first documents of every portion.
+    """Learns the tokenizer from the first documents of every portion.
 
     Args:
         kept: The documents.
-        config: What to train.
+        config: What to learn.
+        base: The tokenizer to extend, where the config asks for that.
     """
 
-    def __init__(self, kept: Kept, config: BpeTokenizer) -> None:
-        self._kept, self._config = kept, config
+    def __init__(self, kept: Kept, config: LearnedTokenizer, base: Artifact | None = None) -> None:
+        self._kept, self._config, self._base = kept, config, base
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Returns the tokenizer's JSON."""
-        from llmyard.tokens.tokenizer import Tokenizer
-
         if (receipt := self._kept.scratch.receipt("tokenizer")) is not None:
             return receipt
-        tokenizer = Tokenizer.train(self._texts(), self._config)
-        return self._kept.scratch.give("tokenizer", {"json": tokenizer.to_json()})
+        return self._kept.scratch.give("tokenizer", {"json": self._learned().to_json()})
+
+    def _learned(self) -> Tokenizer:
+        from llmyard.tokens.extension import extend
+        from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+        if isinstance(self._config, ExtendedTokenizer):
+            assert self._base is not None, "the stage resolves the tokenizer to extend"
+            return extend(Tokenizer.load(self._base.local(FILE)), self._texts(), self._config)
+        return Tokenizer.train(self._texts(), self._config)
 
     def _texts(self) -> Iterator[str]:
         share = -(-self._config.sample_documents // self._kept.portions)

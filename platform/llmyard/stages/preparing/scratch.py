@@ -7,6 +7,7 @@ killed is done again, and work that was done twice counts once.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmyard.core.errors import CorruptArtifact
-from llmyard.core.storage import Storage
+from llmyard.core.storage import Storage, write_failed
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -47,13 +48,10 @@ class Scratch:
         """Returns a file name that no other attempt at the same work uses."""
         return f"{name}-{uuid.uuid4().hex[:8]}{suffix}"
 
-    def table_writer(self, name: str, schema: Any) -> Any:
+    def table_writer(self, name: str, schema: Any) -> TableWriter:
         """Opens a Parquet file to be written row group by row group; close it before giving the receipt."""
-        import pyarrow.parquet as pq
-
         self.storage.makedirs(f"{self.folder}/{name}".rpartition("/")[0])
-        path = self.storage.path(self.folder, name)
-        return pq.ParquetWriter(path, schema, filesystem=self.storage.filesystem, compression="lz4")
+        return TableWriter(self.storage, self.storage.path(self.folder, name), schema)
 
     def tables(self, name: str) -> Iterator[Any]:
         """Yields a Parquet file's row groups as tables."""
@@ -100,3 +98,45 @@ class Scratch:
             key: np.concatenate([columns[key] for columns in found]) if found else np.zeros(0, kind)
             for key, kind in empty.items()
         }
+
+
+class TableWriter:
+    """A Parquet file in the making; it is on the disk when the block ends.
+
+    Args:
+        storage: Where it lies.
+        path: In the terms of the storage's filesystem.
+        schema: Of its tables.
+
+    Raises:
+        LlmyardError: It cannot be written, the disk is full.
+    """
+
+    def __init__(self, storage: Storage, path: str, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._path, self._is_local = path, storage.is_local
+        try:
+            self._writer = pq.ParquetWriter(path, schema, filesystem=storage.filesystem, compression="lz4")
+        except OSError as error:
+            raise write_failed(path, error) from error
+
+    def write_table(self, table: Any) -> None:
+        """Appends a table."""
+        try:
+            self._writer.write_table(table)
+        except OSError as error:
+            raise write_failed(self._path, error) from error
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._writer.close()
+            if self._is_local and error is None:  # a receipt on the disk shall not name a file that is not
+                with open(self._path, "rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as failed:
+            if error is None:
+                raise write_failed(self._path, failed) from failed
