@@ -72,6 +72,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
             shutil.rmtree(folder, ignore_errors=True)
 
 
+_lost = threading.Event()
+
+
+def is_lost() -> bool:
+    """Returns whether the private Ray has died: nothing may wait for its actors then."""
+    return _lost.is_set()
+
+
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
     """Ends the block with an error when the private Ray's node process dies.
@@ -82,12 +90,13 @@ def _watched() -> Iterator[None]:
     import psutil
 
     nodes = [child for child in psutil.Process().children() if child.name() == "raylet"]
-    ended, lost = threading.Event(), threading.Event()
+    ended = threading.Event()
+    _lost.clear()
 
     def watch() -> None:
         while not ended.wait(0.5):
             if not all(_runs(node) for node in nodes) and not ended.is_set():
-                lost.set()
+                _lost.set()
                 _thread.interrupt_main()
                 return
 
@@ -96,7 +105,7 @@ def _watched() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not lost.is_set():
+        if not _lost.is_set():
             raise
         raise LlmyardError("Ray's node process (raylet) on this machine died", RUN_AGAIN) from None
     finally:

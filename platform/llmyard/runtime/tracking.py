@@ -35,6 +35,7 @@ from llmyard.core.tracking import (
     spool_root,
     tracking_uri,
 )
+from llmyard.runtime.session import is_lost
 from llmyard.runtime.tracking_service import RunFolder, Sender, TrackingService
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class ActorService:
         """The actor's answer within `timeout` seconds."""
         import ray
 
+        if is_lost():
+            raise TrackingUnavailable("the tracking actor died with its Ray")
         try:
             return ray.get(getattr(self.handle, method).remote(*args, **options), timeout=timeout)
         except ray.exceptions.RayTaskError as error:
