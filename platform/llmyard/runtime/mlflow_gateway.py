@@ -39,8 +39,6 @@ class MlflowGateway:
         self._marks: dict[str, dict[str, int]] = {}
         self._doubtful: dict[str, list[Line]] = {}
 
-    # ---- runs
-
     def migrate(self) -> None:
         """Brings an SQLite store to this MLflow's schema; call it before any fan-out."""
         self._connection.migrate()
@@ -156,8 +154,6 @@ class MlflowGateway:
             beat = run.data.tags.get("llmyard.heartbeat", "0")
             return time.time() - float(beat) < LEASE_SECONDS if lives is None else lives
 
-    # ---- metrics
-
     def log_batch(self, run_id: str, lines: Sequence[Line]) -> int:
         """Logs the lines, each (key, step) at most once in the run's life; returns how many metrics were new.
 
@@ -187,8 +183,6 @@ class MlflowGateway:
         with self._connection.calls():
             self._marks.pop(run_id, None)
             self._doubtful.pop(run_id, None)
-
-    # ---- registry
 
     def register(
         self,
@@ -267,8 +261,6 @@ class MlflowGateway:
                 )
             return artifact
 
-    # ---- reading
-
     def runs(self, limit: int = 50) -> list[RunSummary]:
         """The newest llmyard runs of all experiments."""
         with self._connection.calls():
@@ -304,8 +296,6 @@ class MlflowGateway:
                 (each.step, each.timestamp, each.value)
                 for each in self._connection.client().get_metric_history(run_id, key)
             ]
-
-    # ---- inside
 
     def _find(self, token: str, experiment: str) -> Any:
         found = self._connection.client().search_runs(

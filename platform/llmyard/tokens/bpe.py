@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
 from llmyard.core.compiled import I16, I64, U8, U32, U64, Number, compiled
+from llmyard.tokens.pairs import SCAN_LIMIT, Pairs, merge_long, merge_short
 
 LETTER, NUMBER, SPACE, HAN = 1, 2, 4, 8
 _CLASSES = ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+"), (HAN, r"\p{Han}+"))
 
-# A word longer than this is merged with a heap: looking for the best pair anew would be quadratic in its length.
-_SCAN_LIMIT = 64
-_NO_PAIR = np.int64(1 << 62)
-_NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CACHED_WORDS = 1 << 20
 _CACHED_LENGTH = 24  # bytes; longer ones, such as runs of Chinese, seldom come again
-_FILTER_BITS = 18
 
 
 @cache
@@ -108,188 +104,6 @@ def byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
-class Pairs(NamedTuple):
-    """An open-addressed hash table from two neighbouring ids to ``rank << 32 | new id``.
-
-    Attributes:
-        keys: ``left << 32 | right``, or _NO_KEY.
-        values: Of the same places.
-        filter: A bit for each of the keys' hashes, small enough for the fastest cache: most neighbours are no pair.
-    """
-
-    keys: U64
-    values: I64
-    filter: U8
-
-    @classmethod
-    def of(cls, keys: U64, made: I64) -> Pairs:
-        """Returns the table of pairs in the order of their merges."""
-        size = 1 << max(4, (4 * len(keys)).bit_length())
-        pairs = cls(np.full(size, _NO_KEY), np.zeros(size, np.int64), np.zeros(1 << (_FILTER_BITS - 3), np.uint8))
-        _fill(pairs, keys, (np.arange(len(keys), dtype=np.int64) << 32) | made)
-        return pairs
-
-
-@compiled
-def _mixed(key: Number) -> Number:
-    mixed = key * np.uint64(0x9E3779B97F4A7C15)
-    return mixed ^ (mixed >> np.uint64(29))
-
-
-@compiled
-def _fill(pairs: Pairs, keys: U64, given: I64) -> None:
-    mask = np.uint64(len(pairs.keys) - 1)
-    for index in range(len(keys)):
-        mixed = _mixed(keys[index])
-        bit = mixed >> np.uint64(64 - _FILTER_BITS)
-        pairs.filter[bit >> np.uint64(3)] |= np.uint8(1 << (bit & np.uint64(7)))
-        at = mixed & mask
-        while pairs.keys[at] != _NO_KEY and pairs.keys[at] != keys[index]:
-            at = (at + np.uint64(1)) & mask
-        if pairs.keys[at] == _NO_KEY:  # of equal pairs the first merge counts
-            pairs.keys[at], pairs.values[at] = keys[index], given[index]
-
-
-@compiled
-def _pair(left: Number, right: Number, pairs: Pairs) -> Number:
-    """Returns ``rank << 32 | new id`` of two neighbours, or _NO_PAIR."""
-    key = (np.uint64(left) << np.uint64(32)) | np.uint64(right)
-    mixed = _mixed(key)
-    bit = mixed >> np.uint64(64 - _FILTER_BITS)
-    if not pairs.filter[bit >> np.uint64(3)] & np.uint8(1 << (bit & np.uint64(7))):
-        return _NO_PAIR
-    mask = np.uint64(len(pairs.keys) - 1)
-    at = mixed & mask
-    while pairs.keys[at] != _NO_KEY:
-        if pairs.keys[at] == key:
-            return pairs.values[at]
-        at = (at + np.uint64(1)) & mask
-    return _NO_PAIR
-
-
-@compiled
-def _merge_short(ids: U32, length: int, pairs: Pairs) -> int:
-    """Merges the pair of lowest rank, the leftmost first, until none is left; returns how many ids remain.
-
-    Places stay where they are and are linked; a key is ``rank << 6 | place``, so that the least of them, which the
-    processor finds sixteen at a time, is the next to merge.
-    """
-    keys, made = np.empty(_SCAN_LIMIT, np.int32), np.empty(_SCAN_LIMIT, np.uint32)
-    following, previous = np.empty(_SCAN_LIMIT, np.int32), np.empty(_SCAN_LIMIT, np.int32)
-    none = np.int32(0x7FFFFFFF)
-    for at in range(length):
-        following[at], previous[at], keys[at] = at + 1, at - 1, none
-    for at in range(length - 1):
-        found = _pair(ids[at], ids[at + 1], pairs)
-        if found != _NO_PAIR:
-            keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
-    while True:
-        least = none
-        for at in range(length):
-            least = min(least, keys[at])
-        if least == none:
-            break
-        at = int(least & 63)
-        ids[at] = made[at]
-        gone = following[at]
-        after = following[gone]
-        keys[at] = keys[gone] = none
-        following[at] = after
-        if after < length:
-            previous[after] = at
-            found = _pair(ids[at], ids[after], pairs)
-            if found != _NO_PAIR:
-                keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
-        before = previous[at]
-        if before >= 0:
-            found = _pair(ids[before], ids[at], pairs)
-            keys[before] = none
-            if found != _NO_PAIR:
-                keys[before], made[before] = np.int32((found >> 32) << 6 | before), np.uint32(found & 0xFFFFFFFF)
-    count, at = 0, 0
-    while at < length:
-        ids[count] = ids[at]
-        count += 1
-        at = following[at]
-    return count
-
-
-@compiled
-def _merge_long(ids: U32, length: int, pairs: Pairs) -> int:
-    """As :func:`_merge_short`, in O(n log n): a heap of pairs over a linked list."""
-    following = np.arange(1, length + 1)
-    previous = np.arange(-1, length - 1)
-    states = np.full(length, _NO_PAIR, np.int64)
-    ranks, places = np.empty(3 * length, np.int64), np.empty(3 * length, np.int64)
-    size = 0
-    for at in range(length - 1):
-        states[at] = _pair(ids[at], ids[at + 1], pairs)
-        if states[at] != _NO_PAIR:
-            size = _push(ranks, places, size, states[at], at)
-    while size > 0:
-        found, at = ranks[0], places[0]
-        size = _pop(ranks, places, size)
-        if states[at] != found:  # it has changed since
-            continue
-        ids[at] = np.uint32(found & 0xFFFFFFFF)
-        gone = following[at]
-        states[gone] = _NO_PAIR
-        after = following[gone]
-        following[at] = after
-        states[at] = _NO_PAIR
-        if after < length:
-            previous[after] = at
-            states[at] = _pair(ids[at], ids[after], pairs)
-            if states[at] != _NO_PAIR:
-                size = _push(ranks, places, size, states[at], at)
-        before = previous[at]
-        if before >= 0:
-            states[before] = _pair(ids[before], ids[at], pairs)
-            if states[before] != _NO_PAIR:
-                size = _push(ranks, places, size, states[before], before)
-    count, at = 0, 0
-    while at < length:
-        ids[count] = ids[at]
-        count += 1
-        at = following[at]
-    return count
-
-
-@compiled
-def _push(ranks: I64, places: I64, size: int, rank: Number, place: Number) -> int:
-    at = size
-    while at > 0:
-        above = (at - 1) >> 1
-        if ranks[above] < rank or (ranks[above] == rank and places[above] <= place):
-            break
-        ranks[at], places[at] = ranks[above], places[above]
-        at = above
-    ranks[at], places[at] = rank, place
-    return size + 1
-
-
-@compiled
-def _pop(ranks: I64, places: I64, size: int) -> int:
-    size -= 1
-    rank, place = ranks[size], places[size]
-    at = 0
-    while True:
-        below = 2 * at + 1
-        if below >= size:
-            break
-        right = below + 1
-        if right < size and (
-            ranks[right] < ranks[below] or (ranks[right] == ranks[below] and places[right] < places[below])
-        ):
-            below = right
-        if ranks[below] > rank or (ranks[below] == rank and places[below] >= place):
-            break
-        ranks[at], places[at] = ranks[below], places[below]
-        at = below
-    ranks[at], places[at] = rank, place
-    return size
-
-
 @compiled
 def _class_at(data: U8, at: Number, end: Number, classes: U8) -> tuple[int, int]:
     """Returns class bits and byte length of the character at ``at``; the text is valid UTF-8."""
@@ -370,10 +184,10 @@ def _encode(
             if length > _CACHED_LENGTH:
                 for index in range(length):
                     out[written + index] = of_byte[data[at + index]]
-                if length <= _SCAN_LIMIT:
-                    written += _merge_short(out[written:], length, pairs)
+                if length <= SCAN_LIMIT:
+                    written += merge_short(out[written:], length, pairs)
                 else:
-                    written += _merge_long(out[written : written + length], length, pairs)
+                    written += merge_long(out[written : written + length], length, pairs)
                 at = stop
                 continue
             mixed = np.uint64(0xCBF29CE484222325) ^ np.uint64(length)
@@ -402,7 +216,7 @@ def _encode(
                 continue
             for index in range(length):
                 out[written + index] = of_byte[data[at + index]]
-            count = _merge_short(out[written:], length, pairs)
+            count = merge_short(out[written:], length, pairs)
             # used: words, bytes, ids in the cache. A full cache stays as it is: the commonest words came first.
             room = used[0] * 2 < len(hashes) and used[1] + length <= len(cached_bytes)
             if room and used[2] + count <= len(cached_ids):
