@@ -88,6 +88,8 @@ def test_where_runs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert tracking_uri("s3://bucket/llmyard") == "http://mlflow:5000"
     assert artifact_root(str(tmp_path)) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert artifact_root(str(tmp_path)) == f"{tmp_path}/mlruns"
     assert spool_root("s3://bucket/llmyard").is_absolute()
 
 

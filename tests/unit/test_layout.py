@@ -29,6 +29,14 @@ def test_the_standard_librarys_platform_is_not_shadowed() -> None:
     assert str(ROOT / "platform") not in done.stdout
 
 
+def test_the_top_level_holds_what_it_should() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    folders = {path.partition("/")[0] for path in listed.stdout.splitlines() if "/" in path}
+    assert folders == {".ci", "cluster", "helm", "jobs", "platform", "tests"}
+
+
 def test_no_source_file_grows_past_400_lines() -> None:
     long = {
         str(path.relative_to(ROOT)): count

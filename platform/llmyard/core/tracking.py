@@ -224,9 +224,13 @@ def tracking_uri(storage: str) -> str:
 
 
 def artifact_root(storage: str) -> str | None:
-    """Where runs in the default SQLite store keep their files; None if a tracking server decides."""
+    """Where runs in an SQLite store keep their files; None if a tracking server decides.
+
+    Without it MLflow would put the files of a store that the user named into the current directory.
+    """
     directory = local_directory(storage)
-    if directory is None or os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if directory is None or (uri and not uri.startswith("sqlite:")):
         return None
     return str(directory / "mlruns")
 
