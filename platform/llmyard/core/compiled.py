@@ -7,6 +7,10 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.core.cgutils import get_item_pointer
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,3 +30,20 @@ Number: TypeAlias = Any
 def compiled(function: Function) -> Function:
     """Returns the function compiled without Python objects; it releases the interpreter's lock while it runs."""
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def eight_bytes(typing_context: Any, data: Any, at: Any) -> Any:
+    """Returns bytes ``at`` to ``at + 8`` of a byte array as one number, the first the lowest; no bounds are checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, place_type = signature.args
+        array = context.make_array(array_type)(context, builder, arguments[0])
+        place = context.cast(builder, arguments[1], place_type, types.intp)
+        pointer = get_item_pointer(context, builder, array_type, array, [place], wraparound=False, boundscheck=False)
+        word = ir.IntType(64)
+        load = builder.load(builder.bitcast(pointer, word.as_pointer()))
+        load.align = 1
+        return load
+
+    return types.uint64(data, at), generate

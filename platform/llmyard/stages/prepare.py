@@ -27,7 +27,7 @@ from llmyard.stages.preparing.scratch import Scratch
 from llmyard.stages.stage import Made, Making
 from llmyard.tokens.config import ExtendedTokenizer
 
-REVISION = 3
+REVISION = 4
 PORTION_BYTES = 64 << 20  # small files are worked on together up to this size
 PARTITION_BYTES = 1 << 30  # of corpus for each partition of the keys, which take about an eighth of it
 MIN_PARTITIONS = 4

@@ -25,6 +25,19 @@ _CLASSES = (
 )
 
 
+# Blocks of ideographs and syllables, all alike: none has a case, a decomposition into two characters, or a combining
+# class. Looking at each of their characters alone would take a second.
+_UNIFORM = (range(0x3400, 0xA000), range(0xAC00, 0xD7A4), range(0xE000, 0xF900), range(0x17000, 0x18D00))
+_ASSIGNED = 0x20000  # above it are ideographs, and compatibility ideographs from 0x2F800 on
+
+
+@cache
+def varied_points() -> tuple[int, ...]:
+    """Returns the code points that differ from their neighbours in case, form or class; of all others none does."""
+    points = [*range(_ASSIGNED), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE0200)]
+    return tuple(point for point in points if not any(point in block for block in _UNIFORM))
+
+
 @cache
 def classes() -> npt.NDArray[np.uint8]:
     """Returns the class bits of every code point."""
@@ -41,7 +54,7 @@ def classes() -> npt.NDArray[np.uint8]:
 def lower() -> npt.NDArray[np.uint32]:
     """Returns the lower-case form of every code point that has one of a single character, else the code point."""
     table = np.arange(0x110000, dtype=np.uint32)
-    for point in range(0x20000):
+    for point in varied_points():
         form = chr(point).lower()
         if len(form) == 1:
             table[point] = ord(form)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmyard.text.config import Cleaning
+from llmyard.text.digests import digests
 from llmyard.text.funnel import Funnel, tally
 from llmyard.text.histograms import Histograms, histograms
 from llmyard.text.quality import CHINESE_SHARE, Counts, han_share, judge
@@ -21,7 +21,7 @@ from llmyard.text.statistics import statistics
 from llmyard.text.units import Units, units_of
 
 COLUMNS = ("id", "text", "source", "language", "url")
-SCHEMA = pa.schema([*((name, pa.string()) for name in COLUMNS), ("digest", pa.binary(16))])
+SCHEMA = pa.schema([*((name, pa.string()) for name in COLUMNS), ("units", pa.int32()), ("digest", pa.binary(16))])
 SAMPLES = 3
 EXCERPT = 300
 GUESSED_BYTES = 600
@@ -41,7 +41,7 @@ class Cleaned:
     """What a batch became.
 
     Attributes:
-        kept: Columns of :data:`SCHEMA`.
+        kept: Columns of :data:`SCHEMA`; ``units`` is how many units a text has (``units.py``).
         units: Of the kept texts.
         counts: Documents by what happened to them: ``read``, ``clean``, ``dropped_REASON``, ``masked_KIND`` ...
         funnel: Documents and characters after every step, by source and language.
@@ -134,8 +134,10 @@ def clean(documents: pa.Table, config: Cleaning) -> Cleaned:
     outcome.counts["clean"] = len(batch.table)
     outcome.counts["characters"] = int(batch.statistics["characters"].sum())
     outcome.samples[""] = samples_of(batch.table.slice(0, SAMPLES))
-    outcome.kept = batch.table.append_column("digest", digests(batch.text)).cast(SCHEMA)
     outcome.units = batch.units
+    lengths = pa.array(np.diff(batch.units.offsets), pa.int32())
+    kept = batch.table.append_column("units", lengths).append_column("digest", digests(batch.text))
+    outcome.kept = kept.cast(SCHEMA)
     outcome.histograms = histograms(batch.table["language"], batch.statistics)
     return outcome
 
@@ -156,12 +158,6 @@ def samples_of(documents: pa.Table) -> list[Sample]:
     return [
         Sample(*row) for row in zip(documents["id"].to_pylist(), documents["language"].to_pylist(), texts, strict=True)
     ]
-
-
-def digests(texts: Any) -> pa.Array:
-    """Returns 128 bits that stand for each text."""
-    raw = b"".join(hashlib.blake2b(memoryview(text.as_buffer()), digest_size=16).digest() for text in texts)
-    return pa.Array.from_buffers(pa.binary(16), len(texts), [None, pa.py_buffer(raw)])
 
 
 def _encoding(batch: Batch, config: Cleaning) -> None:

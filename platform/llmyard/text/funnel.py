@@ -17,9 +17,9 @@ def tally(step: str, source: Any, language: Any, **figures: Any) -> Funnel:
         step: Name of the step that has been passed.
         source: Arrow column of sources.
         language: Arrow column of languages.
-        **figures: Numbers of every row, by the figure's name.
+        **figures: Numbers of every row, Arrow columns or arrays, by the figure's name.
     """
-    columns = {"source": source, "language": language, **{name: pa.array(values) for name, values in figures.items()}}
+    columns = {"source": source, "language": language, **figures}
     wanted: list[Any] = [([], "count_all"), *((name, "sum") for name in figures)]
     groups = pa.table(columns).group_by(["source", "language"]).aggregate(wanted)
     found: Funnel = Counter()

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from llmyard.core.columns import buffers_of, strings_of
 from llmyard.core.compiled import I64, U8, Number, compiled
+from llmyard.text.characters import varied_points
 from llmyard.text.html import is_html, strip_tags
 from llmyard.text.units import decode
 
@@ -55,7 +56,7 @@ def _actions() -> U8:
     """Returns what becomes of every code point, with the bit UNSURE where its form depends on its neighbours."""
     actions = np.zeros(0x110000, np.uint8)
     seconds = set()
-    for point in range(0x110000):
+    for point in varied_points():
         character = chr(point)
         if character.isspace():
             actions[point] = OTHER_SPACE

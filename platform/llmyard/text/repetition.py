@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmyard.core.compiled import F64, I32, I64, U64, Bools, Number, compiled
-from llmyard.text.units import Units, mix
+from llmyard.text.units import Units
 
 TOP = (2, 3, 4)
 REPEATED = (5, 6, 7, 8, 9, 10)
 # A Chinese word has about two characters, and a unit is a character there.
 UNITS_OF_A_WORD = 2
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def exceeds(
@@ -45,17 +46,19 @@ def _exceeds(
     while room < 2 * longest:
         room *= 2
     keys, counts = np.zeros(room, np.uint64), np.zeros(room, np.int32)
+    sums = np.empty(longest + 1, np.uint64)
     for text in range(texts):
         low, high = offsets[text], offsets[text + 1]
         scale = UNITS_OF_A_WORD if unspaced[text] else 1
         used = 16
         while used < 2 * (high - low):
             used *= 2
+        _add_up(hashes[low:high], sums)
         for order in range(len(top)):
             n = (order + 2) * scale
             if high - low < n:
                 break
-            most = _most_frequent(hashes[low:high], sizes[low:high], n, scale == 1, keys[:used], counts[:used])
+            most = _most_frequent(sums, sizes[low:high], n, scale == 1, keys[:used], counts[:used])
             if most > top[order] * characters[text]:
                 too_top[text] = order + 2
                 break
@@ -64,7 +67,7 @@ def _exceeds(
             n = (order + 5) * scale
             if high - low < n:
                 break
-            again = _repeated(hashes[low:high], sizes[low:high], n, keys[:used])
+            again = _repeated(sums, sizes[low:high], n, keys[:used])
             if again > repeated[order] * characters[text]:
                 too_repeated[text] = order + 5
                 break
@@ -75,22 +78,35 @@ def _exceeds(
 
 
 @compiled
-def _most_frequent(hashes: U64, sizes: I32, n: int, spaced: bool, keys: U64, counts: I32) -> Number:
+def _add_up(hashes: U64, sums: U64) -> None:
+    """Fills in a polynomial of each beginning, so that the one of any n-gram is a difference of two."""
+    sums[0] = np.uint64(0)
+    for at in range(len(hashes)):
+        sums[at + 1] = sums[at] * _BASE + hashes[at]
+
+
+@compiled
+def _power(n: int) -> Number:
+    power = np.uint64(1)
+    for _ in range(n):
+        power *= _BASE
+    return power
+
+
+@compiled
+def _most_frequent(sums: U64, sizes: I32, n: int, spaced: bool, keys: U64, counts: I32) -> Number:
     """Returns the characters of all occurrences of the n-gram that covers most, where it occurs more than once."""
     keys[:] = np.uint64(0)
     mask = np.uint64(len(keys) - 1)
+    power = _power(n)
     most = np.int64(0)
     size = np.int64(0)
     for at in range(n - 1):
         size += sizes[at]
-    for at in range(len(hashes) - n + 1):
+    for at in range(len(sizes) - n + 1):
         size += sizes[at + n - 1]
-        value = np.uint64(n)
-        for index in range(n):
-            value = (value + hashes[at + index]) * np.uint64(0x9E3779B97F4A7C15)
-            value ^= value >> np.uint64(29)
-        value |= np.uint64(1)
-        slot = (value >> np.uint64(7)) & mask
+        value = (sums[at + n] - sums[at] * power) * np.uint64(0xFF51AFD7ED558CCD) | np.uint64(1)
+        slot = (value >> np.uint64(32)) & mask
         while keys[slot] != 0 and keys[slot] != value:
             slot = (slot + np.uint64(1)) & mask
         if keys[slot] == 0:
@@ -103,19 +119,16 @@ def _most_frequent(hashes: U64, sizes: I32, n: int, spaced: bool, keys: U64, cou
 
 
 @compiled
-def _repeated(hashes: U64, sizes: I32, n: int, keys: U64) -> Number:
+def _repeated(sums: U64, sizes: I32, n: int, keys: U64) -> Number:
     """Returns the characters in n-grams that stood in the text before; after one it goes on behind it."""
     keys[:] = np.uint64(0)
     mask = np.uint64(len(keys) - 1)
+    power = _power(n)
     total = np.int64(0)
     at = 0
-    while at <= len(hashes) - n:
-        value = np.uint64(n)
-        for index in range(n):
-            value = (value + hashes[at + index]) * np.uint64(0x9E3779B97F4A7C15)
-            value ^= value >> np.uint64(29)
-        value = mix(value) | np.uint64(1)
-        slot = (value >> np.uint64(7)) & mask
+    while at <= len(sizes) - n:
+        value = (sums[at + n] - sums[at] * power) * np.uint64(0xFF51AFD7ED558CCD) | np.uint64(1)
+        slot = (value >> np.uint64(32)) & mask
         while keys[slot] != 0 and keys[slot] != value:
             slot = (slot + np.uint64(1)) & mask
         if keys[slot] == value:

@@ -1,27 +1,33 @@
 """Byte-level BPE compiled to machine code: the ids of Hugging Face's ``tokenizers``, many times faster.
 
-A word (what the pattern of ``tokenizer.py`` splits off) is looked up in a table of words met before; only a new one is
-merged. Nothing is split or merged in Python.
+A word (what the pattern of ``tokenizer.py`` splits off), or a part of one that no merge can leave (``crossings.py``),
+is looked up in a table of those met before; only a new one is merged. Nothing is split or merged in Python.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
-from llmyard.core.compiled import I16, I64, U8, U32, U64, Number, compiled
+from llmyard.core.compiled import I32, I64, U8, U32, U64, Number, compiled, eight_bytes
+from llmyard.tokens.crossings import Crossings, next_piece
 from llmyard.tokens.pairs import SCAN_LIMIT, Pairs, merge_long, merge_short
 
 LETTER, NUMBER, SPACE, HAN = 1, 2, 4, 8
 _CLASSES = ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+"), (HAN, r"\p{Han}+"))
 
-_CACHED_WORDS = 1 << 20
-_CACHED_LENGTH = 24  # bytes; longer ones, such as runs of Chinese, seldom come again
+_CACHE_SLOTS = 1 << 20  # 64 bytes each
+_CACHED_LENGTH = 24  # bytes
+_CACHED_IDS = 8
+# For each length of a word, which bits of its three groups of eight bytes are its own.
+_MASKS = np.array(
+    [[(1 << 8 * min(8, max(0, length - 8 * group))) - 1 for group in range(3)] for length in range(_CACHED_LENGTH + 1)],
+    np.uint64,
+)
 
 
 @cache
@@ -60,12 +66,10 @@ class CompiledBpe:
         self._pairs = Pairs.of((left << np.uint64(32)) | right, made)
         self._classes = character_classes()
         self._split_han = split_han
-        slots = 2 * _CACHED_WORDS
-        self._cache = _Cache(
-            np.zeros(slots, np.uint64), np.zeros(slots, np.int64), np.zeros(slots, np.int64), np.zeros(slots, np.int16),
-            np.zeros(slots, np.int16), np.zeros(_CACHED_WORDS * 8, np.uint8), np.zeros(_CACHED_WORDS * 4, np.uint32),
-            np.zeros(3, np.int64),
-        )  # fmt: skip
+        tokens = {bytes_of(token): id_ for token, id_ in vocabulary.items() if set(token) <= set(alphabet)}
+        self._crossings = Crossings.of(tokens, np.stack([left, right, made]).astype(np.int64).T)
+        self._cache = np.zeros((_CACHE_SLOTS, 8), np.uint64)
+        self._cached = np.zeros(1, np.int64)
 
     def encode(self, texts: Any) -> tuple[U32, I64]:
         """Returns the ids of all texts in a row, and where each text's begin (one more offset than texts).
@@ -76,25 +80,12 @@ class CompiledBpe:
         from llmyard.core.columns import buffers_of
 
         data, offsets = buffers_of(texts)
-        ids = np.empty(int(offsets[-1] - offsets[0]), np.uint32)
-        cache = self._cache
+        ids = np.empty(int(offsets[-1] - offsets[0]) + _CACHED_IDS, np.uint32)
         ends = _encode(
-            data, offsets, self._classes, self._of_byte, self._pairs, self._split_han, ids,
-            cache.hashes, cache.words, cache.tokens, cache.lengths, cache.counts, cache.bytes, cache.ids, cache.used,
+            data, offsets, self._classes, self._of_byte, self._pairs, self._crossings, self._split_han, ids,
+            self._cache, self._cached,
         )  # fmt: skip
         return ids[: ends[-1]].copy(), ends
-
-
-@dataclass(frozen=True, slots=True)
-class _Cache:
-    hashes: U64
-    words: I64
-    tokens: I64
-    lengths: I16
-    counts: I16
-    bytes: U8
-    ids: U32
-    used: I64
 
 
 def byte_characters() -> list[str]:
@@ -102,6 +93,16 @@ def byte_characters() -> list[str]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+@cache
+def _bytes_by_character() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def bytes_of(token: str) -> bytes:
+    """Returns the bytes that a byte-level vocabulary's token stands for."""
+    return bytes([_bytes_by_character()[character] for character in token])
 
 
 @compiled
@@ -164,72 +165,105 @@ def word_end(data: U8, at: Number, end: Number, classes: U8, split_han: bool) ->
 
 @compiled
 def _encode(
-    data: U8, offsets: I64, classes: U8, of_byte: U32, pairs: Pairs, split_han: bool, out: U32, hashes: U64,
-    words: I64, tokens: I64, lengths: I16,
-    counts: I16, cached_bytes: U8, cached_ids: U32, used: I64,
+    data: U8, offsets: I64, classes: U8, of_byte: U32, pairs: Pairs, crossings: Crossings, split_han: bool, out: U32,
+    cache: U64, cached: I64,
 ) -> I64:  # fmt: skip
+    """Writes the ids of all texts.
+
+    A slot of the cache is one line of the processor's: 24 bytes of a word, its lengths (0 in a free slot) and 8 ids.
+    """
     ends = np.zeros(len(offsets), np.int64)
-    mask = np.uint64(len(hashes) - 1)
+    mask = np.uint64(len(cache) - 1)
+    characters, found = np.empty(SCAN_LIMIT, np.uint32), np.zeros(1, np.int32)
+    scratch = np.empty((4, SCAN_LIMIT), np.int32)
     written = np.int64(0)
     for document in range(len(offsets) - 1):
         at, end = offsets[document], offsets[document + 1]
         while at < end:
-            stop = word_end(data, at, end, classes, split_han)
-            length = stop - at
-            if length == 1:
-                out[written] = of_byte[data[at]]
-                written += 1
-                at = stop
-                continue
-            if length > _CACHED_LENGTH:
-                for index in range(length):
-                    out[written + index] = of_byte[data[at + index]]
-                if length <= SCAN_LIMIT:
-                    written += merge_short(out[written:], length, pairs)
+            word = word_end(data, at, end, classes, split_han)
+            while at < word:
+                stop = word
+                if data[word - 1] >= 0x80:
+                    stop = next_piece(data, at, word, crossings, characters, found)
+                    if found[0] > 0:
+                        for index in range(found[0]):
+                            out[written + index] = characters[index]
+                        length = np.int64(found[0])
+                        written += length if length < 3 else merge_short(out, written, length, pairs, scratch)
+                        at = stop
+                        continue
+                if stop - at == 1:
+                    out[written] = of_byte[data[at]]
+                    written += 1
+                    at = stop
+                    continue
+                if stop - at > _CACHED_LENGTH:
+                    written += _merged(data, at, stop, of_byte, pairs, out, written, scratch)
+                    at = stop
+                    continue
+                size = np.uint64(stop - at)
+                if at + _CACHED_LENGTH <= len(data):
+                    one = eight_bytes(data, at) & _MASKS[stop - at, 0]
+                    two = eight_bytes(data, at + 8) & _MASKS[stop - at, 1]
+                    three = eight_bytes(data, at + 16) & _MASKS[stop - at, 2]
                 else:
-                    written += merge_long(out[written : written + length], length, pairs)
-                at = stop
-                continue
-            mixed = np.uint64(0xCBF29CE484222325) ^ np.uint64(length)
-            for index in range(at, stop):
-                mixed = (mixed ^ np.uint64(data[index])) * np.uint64(0x100000001B3)
-            mixed = (mixed ^ (mixed >> np.uint64(32))) | np.uint64(1)  # 0 marks a free slot
-            slot = (mixed * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
-            found = False
-            while hashes[slot] != 0:
-                if hashes[slot] == mixed and lengths[slot] == length:
-                    kept = words[slot]
-                    found = True
-                    for index in range(length):
-                        if cached_bytes[kept + index] != data[at + index]:
-                            found = False
-                            break
-                    if found:
+                    one, two, three = _last_bytes(data, at, stop)
+                mixed = (one ^ size) * np.uint64(0x9E3779B97F4A7C15)
+                mixed = ((mixed ^ (mixed >> np.uint64(32))) + two) * np.uint64(0xFF51AFD7ED558CCD)
+                mixed = ((mixed ^ (mixed >> np.uint64(32))) + three) * np.uint64(0xC4CEB9FE1A85EC53)
+                slot = (mixed >> np.uint64(32)) & mask
+                count = np.int64(0)
+                while cache[slot, 3] != 0:
+                    lengths = cache[slot, 3]
+                    same = cache[slot, 0] == one and cache[slot, 1] == two and cache[slot, 2] == three
+                    if same and lengths & np.uint64(0xFF) == size:
+                        for index in range(_CACHED_IDS // 2):  # all: what is too much, the next word overwrites
+                            both = cache[slot, 4 + index]
+                            out[written + 2 * index] = np.uint32(both)
+                            out[written + 2 * index + 1] = np.uint32(both >> np.uint64(32))
+                        count = np.int64(lengths >> np.uint64(8))
                         break
-                slot = (slot + np.uint64(1)) & mask
-            if found:
-                first = tokens[slot]
-                for index in range(counts[slot]):
-                    out[written + index] = cached_ids[first + index]
-                written += counts[slot]
+                    slot = (slot + np.uint64(1)) & mask
+                if count == 0:
+                    count = _merged(data, at, stop, of_byte, pairs, out, written, scratch)
+                    # A full cache stays as it is: the commonest words came first.
+                    if count <= _CACHED_IDS and cached[0] * 2 < len(cache):
+                        cached[0] += 1
+                        cache[slot, 0], cache[slot, 1], cache[slot, 2] = one, two, three
+                        cache[slot, 3] = size | np.uint64(count) << np.uint64(8)
+                        for index in range(count):
+                            cache[slot, 4 + (index >> 1)] |= np.uint64(out[written + index]) << np.uint64(
+                                32 * (index & 1)
+                            )
+                written += count
                 at = stop
-                continue
-            for index in range(length):
-                out[written + index] = of_byte[data[at + index]]
-            count = merge_short(out[written:], length, pairs)
-            # used: words, bytes, ids in the cache. A full cache stays as it is: the commonest words came first.
-            room = used[0] * 2 < len(hashes) and used[1] + length <= len(cached_bytes)
-            if room and used[2] + count <= len(cached_ids):
-                hashes[slot], lengths[slot], counts[slot] = mixed, length, count
-                words[slot], tokens[slot] = used[1], used[2]
-                for index in range(length):
-                    cached_bytes[used[1] + index] = data[at + index]
-                for index in range(count):
-                    cached_ids[used[2] + index] = out[written + index]
-                used[0] += 1
-                used[1] += length
-                used[2] += count
-            written += count
-            at = stop
         ends[document + 1] = written
     return ends
+
+
+@compiled
+def _last_bytes(data: U8, at: Number, stop: Number) -> tuple[Number, Number, Number]:
+    """Returns a word's bytes in three groups of eight, the first byte the lowest, where the data end soon after it."""
+    one = two = three = np.uint64(0)
+    for index in range(stop - at):
+        byte = np.uint64(data[at + index]) << np.uint64(8 * (index & 7))
+        if index < 8:
+            one |= byte
+        elif index < 16:
+            two |= byte
+        else:
+            three |= byte
+    return one, two, three
+
+
+@compiled
+def _merged(
+    data: U8, at: Number, stop: Number, of_byte: U32, pairs: Pairs, out: U32, first: Number, scratch: I32
+) -> Number:
+    """Writes the ids of a word from ``first`` on; returns how many."""
+    length = stop - at
+    for index in range(length):
+        out[first + index] = of_byte[data[at + index]]
+    if length <= SCAN_LIMIT:
+        return np.int64(merge_short(out, first, length, pairs, scratch))
+    return np.int64(merge_long(out[first : first + length], length, pairs))

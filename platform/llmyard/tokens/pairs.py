@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmyard.core.compiled import I64, U8, U32, U64, Number, compiled
+from llmyard.core.compiled import I32, I64, U8, U32, U64, Number, compiled
 
 # A word longer than this is merged with a heap: looking for the best pair anew would be quadratic in its length.
 SCAN_LIMIT = 64
-_NO_PAIR = np.int64(1 << 62)
+NO_PAIR = np.int64(1 << 62)
 _NO_KEY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _FILTER_BITS = 18
 
@@ -58,38 +58,40 @@ def _fill(pairs: Pairs, keys: U64, given: I64) -> None:
 
 
 @compiled
-def _pair(left: Number, right: Number, pairs: Pairs) -> Number:
-    """Returns ``rank << 32 | new id`` of two neighbours, or _NO_PAIR."""
+def pair_of(left: Number, right: Number, pairs: Pairs) -> Number:
+    """Returns ``rank << 32 | new id`` of two neighbours, or NO_PAIR."""
     key = (np.uint64(left) << np.uint64(32)) | np.uint64(right)
     mixed = _mixed(key)
     bit = mixed >> np.uint64(64 - _FILTER_BITS)
     if not pairs.filter[bit >> np.uint64(3)] & np.uint8(1 << (bit & np.uint64(7))):
-        return _NO_PAIR
+        return NO_PAIR
     mask = np.uint64(len(pairs.keys) - 1)
     at = mixed & mask
     while pairs.keys[at] != _NO_KEY:
         if pairs.keys[at] == key:
             return pairs.values[at]
         at = (at + np.uint64(1)) & mask
-    return _NO_PAIR
+    return NO_PAIR
 
 
 @compiled
-def merge_short(ids: U32, length: int, pairs: Pairs) -> int:
+def merge_short(ids: U32, first: Number, length: Number, pairs: Pairs, scratch: I32) -> int:
     """Merges the pair of lowest rank, the leftmost first, until none is left; returns how many ids remain.
+
+    The ids are those from ``first`` on; ``scratch`` has shape (4, SCAN_LIMIT).
 
     Places stay where they are and are linked; a key is ``rank << 6 | place``, so that the least of them, which the
     processor finds sixteen at a time, is the next to merge.
     """
-    keys, made = np.empty(SCAN_LIMIT, np.int32), np.empty(SCAN_LIMIT, np.uint32)
-    following, previous = np.empty(SCAN_LIMIT, np.int32), np.empty(SCAN_LIMIT, np.int32)
+    keys, made, following, previous = scratch[0], scratch[1], scratch[2], scratch[3]
+    ids = ids[first:]
     none = np.int32(0x7FFFFFFF)
     for at in range(length):
         following[at], previous[at], keys[at] = at + 1, at - 1, none
     for at in range(length - 1):
-        found = _pair(ids[at], ids[at + 1], pairs)
-        if found != _NO_PAIR:
-            keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
+        found = pair_of(ids[at], ids[at + 1], pairs)
+        if found != NO_PAIR:
+            keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.int32(found & 0xFFFFFFFF)
     while True:
         least = none
         for at in range(length):
@@ -97,22 +99,22 @@ def merge_short(ids: U32, length: int, pairs: Pairs) -> int:
         if least == none:
             break
         at = int(least & 63)
-        ids[at] = made[at]
+        ids[at] = np.uint32(made[at])
         gone = following[at]
         after = following[gone]
         keys[at] = keys[gone] = none
         following[at] = after
         if after < length:
             previous[after] = at
-            found = _pair(ids[at], ids[after], pairs)
-            if found != _NO_PAIR:
-                keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.uint32(found & 0xFFFFFFFF)
+            found = pair_of(ids[at], ids[after], pairs)
+            if found != NO_PAIR:
+                keys[at], made[at] = np.int32((found >> 32) << 6 | at), np.int32(found & 0xFFFFFFFF)
         before = previous[at]
         if before >= 0:
-            found = _pair(ids[before], ids[at], pairs)
+            found = pair_of(ids[before], ids[at], pairs)
             keys[before] = none
-            if found != _NO_PAIR:
-                keys[before], made[before] = np.int32((found >> 32) << 6 | before), np.uint32(found & 0xFFFFFFFF)
+            if found != NO_PAIR:
+                keys[before], made[before] = np.int32((found >> 32) << 6 | before), np.int32(found & 0xFFFFFFFF)
     count, at = 0, 0
     while at < length:
         ids[count] = ids[at]
@@ -126,12 +128,12 @@ def merge_long(ids: U32, length: int, pairs: Pairs) -> int:
     """As :func:`merge_short`, in O(n log n): a heap of pairs over a linked list."""
     following = np.arange(1, length + 1)
     previous = np.arange(-1, length - 1)
-    states = np.full(length, _NO_PAIR, np.int64)
+    states = np.full(length, NO_PAIR, np.int64)
     ranks, places = np.empty(3 * length, np.int64), np.empty(3 * length, np.int64)
     size = 0
     for at in range(length - 1):
-        states[at] = _pair(ids[at], ids[at + 1], pairs)
-        if states[at] != _NO_PAIR:
+        states[at] = pair_of(ids[at], ids[at + 1], pairs)
+        if states[at] != NO_PAIR:
             size = _push(ranks, places, size, states[at], at)
     while size > 0:
         found, at = ranks[0], places[0]
@@ -140,19 +142,19 @@ def merge_long(ids: U32, length: int, pairs: Pairs) -> int:
             continue
         ids[at] = np.uint32(found & 0xFFFFFFFF)
         gone = following[at]
-        states[gone] = _NO_PAIR
+        states[gone] = NO_PAIR
         after = following[gone]
         following[at] = after
-        states[at] = _NO_PAIR
+        states[at] = NO_PAIR
         if after < length:
             previous[after] = at
-            states[at] = _pair(ids[at], ids[after], pairs)
-            if states[at] != _NO_PAIR:
+            states[at] = pair_of(ids[at], ids[after], pairs)
+            if states[at] != NO_PAIR:
                 size = _push(ranks, places, size, states[at], at)
         before = previous[at]
         if before >= 0:
-            states[before] = _pair(ids[before], ids[at], pairs)
-            if states[before] != _NO_PAIR:
+            states[before] = pair_of(ids[before], ids[at], pairs)
+            if states[before] != NO_PAIR:
                 size = _push(ranks, places, size, states[before], before)
     count, at = 0, 0
     while at < length:

@@ -100,7 +100,7 @@ def test_cleaning_counts_and_samples_what_it_drops() -> None:
 def test_a_known_language_is_kept_and_steps_are_optional() -> None:
     cleaned = clean(table("短\r\n", language="en"), Cleaning(clean=()))
     (row,) = cleaned.kept.drop_columns("digest").to_pylist()
-    assert row == {"id": "0", "text": "短\r\n", "source": "s", "language": "en", "url": ""}
+    assert row == {"id": "0", "text": "短\r\n", "source": "s", "language": "en", "url": "", "units": 1}
 
 
 def test_cleaning_no_documents_gives_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 
@@ -51,6 +52,38 @@ def test_any_text(tokenizer: Tokenizer, text: str) -> None:
     same(tokenizer, [text, "", text])
 
 
+# Few merges leave parts of characters in tokens, many make tokens of whole words.
+SCRIPTS = (
+    "的是了在人有我他这中大来上国个到说们",
+    "日本語のひらがなカタカナ漢字",
+    "привет мир и всё",
+    "안녕하세요 세계",
+    "é à ü ñ ç",
+    "🐼🐻𠮷龘",
+)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 400, 700, 2500])
+@given(st.integers(0, 2**32), st.sets(st.sampled_from(SCRIPTS), min_size=1, max_size=3))
+@settings(max_examples=12, deadline=None)
+def test_vocabularies_with_parts_and_pairs_of_characters(vocab_size: int, seed: int, scripts: set[str]) -> None:
+    draw = random.Random(seed)
+    letters = "".join(sorted(scripts)) + "ab 。"
+    words = ["".join(draw.choices(letters, k=draw.randint(1, 4))) for _ in range(60)]
+    texts = ["".join(draw.choices(words, k=30)) for _ in range(40)]
+    trained = Tokenizer.train(texts, BpeTokenizer(vocab_size=vocab_size))
+    same(trained, texts)
+    same(trained, ["".join(draw.choices(letters + "中X", k=40)) for _ in range(40)])
+
+
+def test_merges_out_of_order_are_merged_byte_by_byte() -> None:
+    """A token that is made once more, later than a pair it is in: characters may not be looked up at once."""
+    parts = json.loads(Tokenizer.train(["中国人 中国 人中"] * 9, BpeTokenizer(vocab_size=300)).to_json())
+    merges = parts["model"]["merges"]
+    parts["model"]["merges"] = [*merges[-3:], *merges[:-3]]
+    same(Tokenizer.from_json(json.dumps(parts)), ["中国人中国国中人人 中", "国" * 30])
+
+
 def test_long_words_and_control_tokens_as_text(tokenizer: Tokenizer) -> None:
     draw = random.Random(5)
     runs = ["".join(draw.choices("etaoinshrdlu", k=size)) for size in (48, 49, 63, 64, 65, 100, 5000)]
@@ -74,7 +107,7 @@ def test_any_arrow_layout(tokenizer: Tokenizer) -> None:
 
 
 def test_a_full_table_of_words_changes_nothing(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmyard.tokens.bpe._CACHED_WORDS", 16)
+    monkeypatch.setattr("llmyard.tokens.bpe._CACHE_SLOTS", 16)
     small = CompiledBpe(tokenizer.to_json(), tokenizer._compiled._split_han)  # type: ignore[union-attr]
     column = pa.array(TEXTS)
     for found, wanted in zip(small.encode(column), tokenizer.encode_column(column), strict=True):

@@ -16,7 +16,6 @@ from llmyard.stages.config import Prepare
 from llmyard.stages.preparing.duplicates import RANKS, part_of_rank
 from llmyard.stages.preparing.scratch import Scratch
 from llmyard.text.funnel import Funnel, tally
-from llmyard.text.units import units_of
 from llmyard.tokens.config import ExtendedTokenizer, LearnedTokenizer, Splits
 
 if TYPE_CHECKING:
@@ -132,11 +131,10 @@ class Encode:
         import pyarrow.compute as pc
 
         ids, offsets = self._tokenizer.encode_column(table["text"])
-        units = units_of(table["text"])
         figures = {
             "characters": pc.utf8_length(table["text"]),
             "bytes": pc.binary_length(table["text"]),
-            "words": np.diff(units.offsets),
+            "words": table["units"],
             "tokens": np.diff(offsets),
         }
         funnel.update(tally("kept", table["source"], table["language"], **figures))
