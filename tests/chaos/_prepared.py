@@ -122,7 +122,7 @@ def look(storage: Path) -> Sight:
     folder = versions[0]
     receipts: dict[str, int] = {}
     half = set()
-    for part in ("clean", "match", "", "encode"):
+    for part in ("clean", "match", "count", "", "encode"):
         for item in _scan(f"{folder}/_making/{part}"):
             if item.name.endswith(".json") and item.name != "notes.json":
                 receipts[f"{part}/{item.name[:-5]}".lstrip("/")] = item.inode()

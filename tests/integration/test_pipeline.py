@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
@@ -15,6 +16,8 @@ from llmyard.stages import run as run_module
 from llmyard.stages.config import job_adapter
 from llmyard.stages.run import run
 from llmyard.stages.stage import StageResult
+from llmyard.tokens.shards import ShardSet
+from llmyard.tokens.tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
 
@@ -170,6 +173,9 @@ def test_exact_duplicates_keep_their_first_document(tmp_path: Path) -> None:
         for name, all_ in lines.items()
     }
     assert sorted(documents(shards)) == sorted([*starts["a"], *starts["b"][20:], starts["c"][2]])
+    removed = pq.read_table([shards.local(entry.path) for entry in shards.files() if entry.path.startswith("removed-")])
+    assert removed["reason"].to_pylist() == ["duplicate"] * 22
+    assert sorted(removed["id"].to_pylist()) == sorted([*starts["b"][:20], *starts["c"][:2]])
 
 
 def test_near_copies_keep_their_first_document_and_splits_share_none(tmp_path: Path) -> None:
@@ -187,6 +193,21 @@ def test_near_copies_keep_their_first_document_and_splits_share_none(tmp_path: P
     assert max(begins) < sum(len(json.dumps({"text": text})) + 1 for text in texts)
     assert 50 <= len(kept) <= 60
     assert shards.local("report.zh.html").read_text(encoding="utf-8").count("<svg") >= 4
+
+
+def test_lines_of_many_documents_go_from_all_and_pages_of_nothing_else_too(tmp_path: Path) -> None:
+    menu, note = "首页 | 新闻 | 关于我们 | 联系方式", "Subscribe to our newsletter today, it is free"
+    texts = [f"{menu}\n第{page}篇文章讲的是不同的事情。\n{note}" for page in range(9)] + [f"{note}\n{menu}"]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    job = prepare_job([str(data)], splits={"validation": 0}, clean=["deduplicate"],
+                      duplicates={"near": False, "line_documents": 5})  # fmt: skip
+    shards, tokenizer = go(job, tmp_path / "store")[0].artifacts
+    assert shards.metrics["common_lines_dropped"] == 20
+    assert shards.metrics["dropped_common_lines"] == 1
+    reader, text = ShardSet.of(shards, "train").shards[0], Tokenizer.load(tokenizer.local("tokenizer.json"))
+    pages = text.decode(reader.read(0, reader.tokens).tolist())
+    assert pages == "".join(f"第{page}篇文章讲的是不同的事情。" for page in range(9))
 
 
 def test_an_edited_corpus_file_is_not_skipped(tmp_path: Path) -> None:

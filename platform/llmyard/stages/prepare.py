@@ -20,10 +20,11 @@ from llmyard.core.fingerprint import fingerprint
 from llmyard.sources.corpus import Unit, listing, plan, revision
 from llmyard.stages.config import Prepare
 from llmyard.stages.preparing.cleaning import Clean
-from llmyard.stages.preparing.duplicates import Excerpts, find_groups
-from llmyard.stages.preparing.encoding import Encode, Kept, Sample
+from llmyard.stages.preparing.duplicates import CommonLines, Excerpts, find_groups
+from llmyard.stages.preparing.encoding import Encode, Kept
 from llmyard.stages.preparing.report import PAGES, pages
 from llmyard.stages.preparing.scratch import Scratch
+from llmyard.stages.preparing.vocabulary import Count, Learn, sampled, splits_han
 from llmyard.stages.stage import Made, Making
 from llmyard.tokens.config import ExtendedTokenizer
 
@@ -77,6 +78,7 @@ def make(config: Prepare, making: Making) -> Made:
     report.refuse(config)
 
     groups: list[str] = []
+    lines: list[str] = []
     if "deduplicate" in config.clean:
         keys = [_receipt(scratch, f"clean/{index:06d}")["keys"] for index in range(len(rows))]
         for receipt in find_groups(scratch, keys, partitions):
@@ -85,7 +87,10 @@ def make(config: Prepare, making: Making) -> Made:
         groups = receipt["files"]
         shown = [{"rank": rank, "members": members} for rank, members in receipt["largest"][:SHOWN_GROUPS]]
         report.deduplicated(receipt, map_units(shown, Excerpts(scratch)) if shown else ())
-    kept = Kept(scratch, len(rows), partitions, groups)
+        if config.duplicates.line_documents is not None:
+            find = CommonLines(scratch, keys, config.duplicates.line_documents)
+            lines = sorted(each["file"] for each in map_units([{"partition": at} for at in range(partitions)], find))
+    kept = Kept(scratch, len(rows), partitions, groups, lines, config.duplicates.line_bytes)
     tokenizer = making.parents.get("tokenizer") or _train_tokenizer(config, making, kept)
 
     entries: list[FileEntry] = []
@@ -156,6 +161,7 @@ class Report:
     def encoded(self, receipt: Mapping[str, Any]) -> None:
         """Adds what encoding one portion gave."""
         self.tokens.update(receipt["tokens"])
+        self.counts.update(receipt["counts"])
         self._add_funnel(receipt)
 
     def _add_funnel(self, receipt: Mapping[str, Any]) -> None:
@@ -227,7 +233,12 @@ def _train_tokenizer(config: Prepare, making: Making, kept: Kept) -> Artifact:
         return finished
     making.progress.update(kept.portions, 2 * kept.portions, "training the tokenizer")
     base = making.parents.get("extended")
-    (result,) = map_units([{}], Sample(kept, config.tokenizer, base))
+    portions = sampled(kept.portions, config.tokenizer.sample_documents)
+    share = -(-config.tokenizer.sample_documents // len(portions))
+    count = Count(kept, share, splits_han(config.tokenizer, base))
+    counted = list(map_units([{"index": index} for index in portions], count))
+    files = sorted(receipt["file"] for receipt in counted)
+    (result,) = map_units([{}], Learn(kept.scratch, files, config.tokenizer, base))
     with store.begin("tokenizer", config.output, print_) as draft:
         tokenizer = Tokenizer.from_json(result["json"])
         draft.storage.write(f"{draft.folder}/{FILE}", result["json"].encode())

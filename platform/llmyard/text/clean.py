@@ -22,6 +22,7 @@ from llmyard.text.units import Units, units_of
 
 COLUMNS = ("id", "text", "source", "language", "url")
 SCHEMA = pa.schema([*((name, pa.string()) for name in COLUMNS), ("units", pa.int32()), ("digest", pa.binary(16))])
+REMOVED = pa.schema([(name, pa.string()) for name in ("id", "source", "language", "reason")])
 SAMPLES = 3
 EXCERPT = 300
 GUESSED_BYTES = 600
@@ -45,6 +46,7 @@ class Cleaned:
         units: Of the kept texts.
         counts: Documents by what happened to them: ``read``, ``clean``, ``dropped_REASON``, ``masked_KIND`` ...
         funnel: Documents and characters after every step, by source and language.
+        removed: Columns of :data:`REMOVED`, the dropped documents.
         samples: Reason to a few documents dropped for it; "" to a few that were kept.
         histograms: Of the kept ones.
     """
@@ -53,6 +55,7 @@ class Cleaned:
     units: Units
     counts: Counter[str] = field(default_factory=Counter)
     funnel: Funnel = field(default_factory=Counter)
+    removed: pa.Table = field(default_factory=REMOVED.empty_table)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     histograms: Histograms = field(default_factory=Counter)
 
@@ -102,6 +105,8 @@ class Batch:
                 self.outcome.counts[f"dropped_{item['values']}"] += item["counts"]
                 self.outcome.samples[item["values"]] = samples_of(chosen)
         mask = pc.is_null(reasons)
+        gone = self.table.select(REMOVED.names[:-1]).append_column("reason", reasons).filter(pc.invert(mask))
+        self.outcome.removed = pa.concat_tables([self.outcome.removed, gone.cast(REMOVED)])
         keep: npt.NDArray[np.bool_] = mask.to_numpy(zero_copy_only=False)
         self.table = self.table.filter(mask)
         if self._statistics is not None:

@@ -98,6 +98,10 @@ class Duplicates(Config):
     similarity: float = Field(0.8, gt=0, lt=1, description="Jaccard similarity of shingles from which on they go.")
     hashes: int = Field(112, ge=8, le=1024, description="MinHash functions: more find a little more, and cost more.")
     shingle: int = Field(5, ge=1, le=50, description="Words, or Chinese characters, that are compared as one.")
+    line_documents: int | None = Field(
+        None, ge=1, description="A line that stands in more documents than this is dropped from all; unset, none is."
+    )
+    line_bytes: int = Field(30, ge=1, description="Shorter lines are never dropped for `line_documents`.")
 
 
 class Html(Config):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from llmyard.core.compiled import I64, Bools, compiled
+from llmyard.core.compiled import I64, U64, Bools, compiled
 
 
 def stars(keys: npt.NDArray[np.generic], ranks: I64) -> tuple[I64, I64]:
@@ -27,6 +27,17 @@ def stars(keys: npt.NDArray[np.generic], ranks: I64) -> tuple[I64, I64]:
     least = np.repeat(leaders, np.diff(np.append(np.flatnonzero(first), len(keys))))
     others = ranks != least
     return distinct(ranks[others], least[others])
+
+
+def common(keys: U64, ranks: I64, documents: int) -> U64:
+    """Returns the keys, sorted, that belong to more different ranks than ``documents``."""
+    order = np.lexsort((ranks, keys))
+    keys, ranks = keys[order], ranks[order]
+    different = np.ones(len(keys), bool)
+    different[1:] = (keys[1:] != keys[:-1]) | (ranks[1:] != ranks[:-1])
+    found, counts = np.unique(keys[different], return_counts=True)
+    shared: U64 = found[counts > documents]
+    return shared
 
 
 def distinct(left: I64, right: I64) -> tuple[I64, I64]:

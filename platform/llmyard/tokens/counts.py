@@ -56,7 +56,7 @@ class Counts:
     def of_table(cls, table: Any) -> Counts:
         """Returns the counts that :meth:`table` wrote; words that stand there twice are added up."""
         counter = WordCounter()
-        counter.add_counts(cls(*buffers_of(table["word"]), np.asarray(table["count"], np.int64)))
+        counter.add_table(table)
         return counter.counts()
 
 
@@ -120,6 +120,10 @@ class WordCounter:
             )  # fmt: skip
             if word < len(counts):
                 self._grow(int(counts.offsets[word + 1] - counts.offsets[word]))
+
+    def add_table(self, table: Any) -> None:
+        """Adds the counts that :meth:`Counts.table` wrote."""
+        self.add_counts(Counts(*buffers_of(table["word"]), np.asarray(table["count"], np.int64)))
 
     def counts(self) -> Counts:
         """Returns what was counted, in the order in which words were first met."""

@@ -29,19 +29,23 @@ class Clean:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Returns counts, samples and the names of what was written."""
-        from llmyard.text.clean import SCHEMA
+        from llmyard.text.clean import REMOVED, SCHEMA
 
         name = f"clean/{row['index']:06d}"
         if (receipt := self._scratch.receipt(name)) is not None:
             return receipt
         file = self._scratch.new(name, ".parquet")
+        removed = self._scratch.new(f"{name}-removed", ".parquet")
         funnel: Counter[tuple[str, str, str, str]] = Counter()
         bins: Counter[tuple[str, str, int]] = Counter()
         samples: dict[str, list[Any]] = {}
         bad: list[dict[str, Any]] = []
         keys = Keys(self._config, self._scratch, f"keys/{row['index']:06d}", self._partitions)
         counts: Counter[str] = Counter()
-        with self._scratch.table_writer(file, SCHEMA) as writer:
+        with (
+            self._scratch.table_writer(file, SCHEMA) as writer,
+            self._scratch.table_writer(removed, REMOVED) as removed_writer,
+        ):
             for batch, failed in self._batches(row["units"]):
                 counts["bad"] += len(failed)
                 bad += [asdict(item) for item in failed[: 20 - len(bad)]]
@@ -51,11 +55,14 @@ class Clean:
                 for reason, found in cleaned.samples.items():
                     samples[reason] = (samples.get(reason, []) + [asdict(each) for each in found])[:SAMPLES]
                 counts.update(cleaned.counts)
+                if len(cleaned.removed):
+                    removed_writer.write_table(cleaned.removed)
                 if len(cleaned.kept):
                     writer.write_table(cleaned.kept)
                     keys.add(cleaned)
         receipt = {
             "file": file,
+            "removed": removed,
             "keys": keys.close(),
             "counts": dict(counts),
             "funnel": [[*key, count] for key, count in funnel.items()],
@@ -84,8 +91,9 @@ class Keys:
         self._config, self._scratch, self._name, self._partitions = config, scratch, name, partitions
         self._digests: list[Any] = []
         self._bands: list[Any] = []
+        self._lines: list[tuple[Any, Any]] = []
         self._documents = self._written = 0
-        self._files: dict[str, list[str]] = {"exact": [], "near": []}
+        self._files: dict[str, list[str]] = {"exact": [], "near": [], "lines": []}
 
     def add(self, cleaned: Any) -> None:
         """Adds a batch's documents."""
@@ -100,6 +108,11 @@ class Keys:
 
             bands, rows = bands_for(self._config.duplicates.similarity, self._config.duplicates.hashes)
             self._bands.append(band_keys(cleaned.units, bands, rows, self._config.duplicates.shingle))
+        if self._config.duplicates.line_documents is not None:
+            from llmyard.text.common_lines import line_keys
+
+            lines, owners = line_keys(cleaned.kept["text"], self._config.duplicates.line_bytes)
+            self._lines.append((lines, owners + np.int32(self._documents)))
         self._documents += len(digests)
         if self._documents - self._written >= SEGMENT:
             self._write()
@@ -122,7 +135,10 @@ class Keys:
             used = bands[:, 0] != 0
             flat = bands[used].reshape(-1)
             self._put("near", flat, np.repeat(rows[used], bands.shape[1]), flat)
-        self._digests, self._bands, self._written = [], [], self._documents
+        if self._lines:
+            lines, owners = (np.concatenate(part) for part in zip(*self._lines, strict=True))
+            self._put("lines", lines, owners, lines)
+        self._digests, self._bands, self._lines, self._written = [], [], [], self._documents
 
     def _put(self, kind: str, keys: Any, rows: Any, mixed: Any) -> None:
         import numpy as np

@@ -44,15 +44,43 @@ class Match:
         return self._scratch.give(name, {"file": file, "pairs": len(left), "exact": same})
 
     def _keys(self, kind: str, partition: int) -> tuple[Any, Any]:
-        keys, ranks = [], []
-        for portion, files in enumerate(self._files):
-            for file in files[kind]:
-                part = self._scratch.read_part(file, partition)
-                keys.append(part["keys"])
-                ranks.append((np.int64(portion) << 32) + part["rows"])
-        if not keys:
-            return np.zeros(0, "S16" if kind == "exact" else "<u8"), np.zeros(0, np.int64)
-        return np.concatenate(keys), np.concatenate(ranks)
+        return _read_keys(self._scratch, self._files, kind, partition)
+
+
+def _read_keys(scratch: Scratch, files: list[dict[str, list[str]]], kind: str, partition: int) -> tuple[Any, Any]:
+    """Returns the keys of one partition from all portions, and the rank each belongs to."""
+    keys, ranks = [], []
+    for portion, named in enumerate(files):
+        for file in named[kind]:
+            part = scratch.read_part(file, partition)
+            keys.append(part["keys"])
+            ranks.append((np.int64(portion) << 32) + part["rows"])
+    if not keys:
+        return np.zeros(0, "S16" if kind == "exact" else "<u8"), np.zeros(0, np.int64)
+    return np.concatenate(keys), np.concatenate(ranks)
+
+
+class CommonLines:
+    """Finds the lines of one partition that stand in many documents.
+
+    Args:
+        scratch: Where the keys are.
+        files: For each portion the names of its key files, by kind.
+        documents: In how many a line may stand.
+    """
+
+    def __init__(self, scratch: Scratch, files: list[dict[str, list[str]]], documents: int) -> None:
+        self._scratch, self._files, self._documents = scratch, files, documents
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Returns the name of the file of their keys, and their number."""
+        name = f"lines/{row['partition']:05d}"
+        if (receipt := self._scratch.receipt(name)) is not None:
+            return receipt
+        common = duplicates.common(*_read_keys(self._scratch, self._files, "lines", row["partition"]), self._documents)
+        file = self._scratch.new(name, ".keys")
+        self._scratch.write_parts(file, {"keys": common}, np.zeros(len(common), np.int64), 1)
+        return self._scratch.give(name, {"file": file, "lines": len(common)})
 
 
 def part_of_rank(ranks: Any, portions: int, partitions: int) -> Any:

@@ -1,27 +1,40 @@
-"""The last rounds: learn the tokenizer from a sample, encode what is kept, write shards."""
+"""The last round: encode what is kept, write shards."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from llmyard.core.artifacts import Artifact
-from llmyard.core.storage import Storage
+from llmyard.core.artifacts import Artifact, FileEntry, sha256_of
+from llmyard.core.storage import Storage, write_failed
 from llmyard.stages.config import Prepare
 from llmyard.stages.preparing.duplicates import RANKS, part_of_rank
 from llmyard.stages.preparing.scratch import Scratch
 from llmyard.text.funnel import Funnel, tally
-from llmyard.tokens.config import ExtendedTokenizer, LearnedTokenizer, Splits
-
-if TYPE_CHECKING:
-    from llmyard.tokens.tokenizer import Tokenizer
+from llmyard.tokens.config import Splits
 
 SHARD_TOKENS = 1 << 27  # a shard ends with the batch that takes it over this
+
+
+class Portion(NamedTuple):
+    """What is left of some documents.
+
+    Attributes:
+        kept: Columns of ``text.clean.SCHEMA``.
+        removed: Columns of ``text.clean.REMOVED``.
+        lines: How many lines were dropped from the kept ones.
+    """
+
+    kept: Any
+    removed: Any
+    lines: int
 
 
 class Kept:
@@ -32,64 +45,67 @@ class Kept:
         portions: Of the corpus.
         partitions: Of the ranks.
         groups: Files of the duplicates' groups.
+        lines: Files of the keys of lines to drop.
+        line_bytes: Their least size.
     """
 
-    def __init__(self, scratch: Scratch, portions: int, partitions: int, groups: list[str]) -> None:
+    def __init__(
+        self, scratch: Scratch, portions: int, partitions: int, groups: list[str], lines: Sequence[str] = (),
+        line_bytes: int = 0,
+    ) -> None:  # fmt: skip
         self.scratch, self.portions, self._partitions, self._groups = scratch, portions, partitions, groups
+        self._lines, self._line_bytes = list(lines), line_bytes
 
-    def tables(self, portion: int) -> Iterator[Any]:
-        """Yields the kept documents of a portion, batch by batch."""
+    def batches(self, portion: int) -> Iterator[Portion]:
+        """Yields what is left of a portion, batch by batch."""
         import numpy as np
 
-        receipt = self.scratch.receipt(f"clean/{portion:06d}")
-        assert receipt is not None, f"portion {portion} is not cleaned"
+        common = np.sort(self.scratch.gather(self._lines, 0, {"keys": "<u8"})["keys"])
         part = int(part_of_rank(np.int64(portion) << 32, self.portions, self._partitions))
         ranks = self.scratch.gather(self._groups, part, RANKS)["left"]
         dropped = ranks[(ranks >> 32) == portion] & np.int64(0xFFFFFFFF)
         start = 0
-        for table in self.scratch.tables(receipt["file"]):
-            keep = np.ones(len(table), bool)
-            keep[dropped[(dropped >= start) & (dropped < start + len(table))] - start] = False
+        for table in self.scratch.tables(self._receipt(portion)["file"]):
+            gone = np.zeros(len(table), bool)
+            gone[dropped[(dropped >= start) & (dropped < start + len(table))] - start] = True
             start += len(table)
-            yield table if keep.all() else table.filter(keep)
+            kept = table.filter(~gone) if gone.any() else table
+            removed = _removed(table.filter(gone), "duplicate")
+            yield self._without(kept, removed, common) if len(common) else Portion(kept, removed, 0)
+
+    def cleaned_away(self, portion: int) -> Iterator[Any]:
+        """Yields the documents of a portion that cleaning dropped, and why, as tables of ``text.clean.REMOVED``."""
+        yield from self.scratch.tables(self._receipt(portion)["removed"])
+
+    def _receipt(self, portion: int) -> dict[str, Any]:
+        receipt = self.scratch.receipt(f"clean/{portion:06d}")
+        assert receipt is not None, f"portion {portion} is not cleaned"
+        return receipt
+
+    def _without(self, table: Any, removed: Any, common: Any) -> Portion:
+        """Drops the common lines, and documents that have no others."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from llmyard.text.common_lines import without_lines
+        from llmyard.text.units import units_of
+
+        texts, dropped = without_lines(table["text"], common, self._line_bytes)
+        if not dropped:
+            return Portion(table, removed, 0)
+        units = pa.array(np.diff(units_of(texts).offsets), pa.int32())
+        for name, values in {"text": texts, "units": units}.items():
+            table = table.set_column(table.schema.get_field_index(name), name, values)
+        empty = pc.equal(pc.binary_length(texts), 0)
+        removed = pa.concat_tables([removed, _removed(table.filter(empty), "common_lines")])
+        return Portion(table.filter(pc.invert(empty)), removed, dropped)
 
 
-class Sample:
-    """Learns the tokenizer from the first documents of every portion.
+def _removed(table: Any, reason: str) -> Any:
+    from llmyard.text.clean import REMOVED
 
-    Args:
-        kept: The documents.
-        config: What to learn.
-        base: The tokenizer to extend, where the config asks for that.
-    """
-
-    def __init__(self, kept: Kept, config: LearnedTokenizer, base: Artifact | None = None) -> None:
-        self._kept, self._config, self._base = kept, config, base
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Returns the tokenizer's JSON."""
-        if (receipt := self._kept.scratch.receipt("tokenizer")) is not None:
-            return receipt
-        return self._kept.scratch.give("tokenizer", {"json": self._learned().to_json()})
-
-    def _learned(self) -> Tokenizer:
-        from llmyard.tokens.extension import extend
-        from llmyard.tokens.tokenizer import FILE, Tokenizer
-
-        if isinstance(self._config, ExtendedTokenizer):
-            assert self._base is not None, "the stage resolves the tokenizer to extend"
-            return extend(Tokenizer.load(self._base.local(FILE)), self._texts(), self._config)
-        return Tokenizer.train(self._texts(), self._config)
-
-    def _texts(self) -> Iterator[str]:
-        share = -(-self._config.sample_documents // self._kept.portions)
-        for portion in range(self._kept.portions):
-            wanted = share
-            for table in self._kept.tables(portion):
-                yield from table["text"].slice(0, wanted).to_pylist()
-                wanted -= min(wanted, len(table))
-                if not wanted:
-                    break
+    return table.select(REMOVED.names[:-1]).append_column("reason", [[reason] * len(table)]).cast(REMOVED)
 
 
 class Encode:
@@ -116,15 +132,25 @@ class Encode:
         if (receipt := scratch.receipt(name)) is not None:
             return receipt
         funnel: Funnel = Counter()
+        counts: Counter[str] = Counter()
         with folder_for(scratch.storage, self._folder) as target:
             shards = Shards(target.path, f"{row['index']:06d}", self._fence, self._tokenizer, self._config.block_tokens)
-            for table in self._kept.tables(row["index"]):
-                self._add(table, shards, funnel)
-            files = shards.close()
-        rows = [[*key, count] for key, count in funnel.items()]
-        return scratch.give(
-            name, {"files": [asdict(entry) for entry in files], "tokens": dict(shards.tokens), "funnel": rows}
-        )
+            with RemovedWriter(target.path / f"removed-{row['index']:06d}-f{self._fence}.parquet") as removed:
+                for table in self._kept.cleaned_away(row["index"]):
+                    removed.write_table(table)
+                for batch in self._kept.batches(row["index"]):
+                    self._add(batch.kept, shards, funnel)
+                    removed.write_table(batch.removed)
+                    counts["common_lines_dropped"] += batch.lines
+                    counts["dropped_common_lines"] += batch.removed["reason"].to_pylist().count("common_lines")
+            files = [*shards.close(), removed.entry()]
+        receipt = {
+            "files": [asdict(entry) for entry in files],
+            "tokens": dict(shards.tokens),
+            "funnel": [[*key, count] for key, count in funnel.items()],
+            "counts": {name: count for name, count in counts.items() if count},
+        }
+        return scratch.give(name, receipt)
 
     def _add(self, table: Any, shards: Shards, funnel: Funnel) -> None:
         import numpy as np
@@ -139,6 +165,56 @@ class Encode:
         }
         funnel.update(tally("kept", table["source"], table["language"], **figures))
         shards.add(table, ids, offsets, split_of(table["digest"], self._config.splits))
+
+
+class RemovedWriter:
+    """The list of a portion's dropped documents, for audits and to read them again; on the disk when the block ends.
+
+    Args:
+        path: A local file.
+
+    Raises:
+        LlmyardError: It cannot be written, the disk is full; no file is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        from llmyard.text.clean import REMOVED
+
+        self._path = path
+        with _writing(path):
+            self._file = open(path, "wb")  # noqa: SIM115 - closed with the block
+            self._writer = pq.ParquetWriter(self._file, REMOVED, compression="zstd")
+
+    def write_table(self, table: Any) -> None:
+        """Appends documents."""
+        if len(table):
+            with _writing(self._path):
+                self._writer.write_table(table)
+
+    def entry(self) -> FileEntry:
+        """Returns the finished file's entry."""
+        return FileEntry(self._path.name, self._path.stat().st_size, sha256_of(self._path))
+
+    def __enter__(self) -> RemovedWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with _writing(self._path), self._file:
+            self._writer.close()
+            os.fsync(self._file.fileno())
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise write_failed(str(path), error) from error
 
 
 def split_of(digests: Any, splits: Splits) -> Any:

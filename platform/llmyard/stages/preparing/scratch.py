@@ -53,14 +53,14 @@ class Scratch:
         self.storage.makedirs(f"{self.folder}/{name}".rpartition("/")[0])
         return TableWriter(self.storage, self.storage.path(self.folder, name), schema)
 
-    def tables(self, name: str) -> Iterator[Any]:
-        """Yields a Parquet file's row groups as tables."""
+    def tables(self, name: str, columns: list[str] | None = None) -> Iterator[Any]:
+        """Yields a Parquet file's row groups as tables, of all or some columns."""
         import pyarrow.parquet as pq
 
         with self.storage.open_input(f"{self.folder}/{name}") as stream:
             file = pq.ParquetFile(stream)
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+                yield file.read_row_group(group, columns)
 
     def write_parts(self, name: str, columns: Arrays, part_of: npt.NDArray[np.int64], parts: int) -> None:
         """Writes arrays of equal length, divided into parts of which each can be read alone."""

@@ -1,6 +1,6 @@
 """The same steps with datatrove, in its own environment: prints the ids of the documents it keeps.
 
-python datatrove_pipeline.py LANGUAGE TOKENIZER_JSON FOLDER FILE...
+python _datatrove_pipeline.py LANGUAGE TOKENIZER_JSON FOLDER FILE...
 """
 
 from __future__ import annotations
