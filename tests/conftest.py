@@ -124,7 +124,7 @@ def _tagger(tokenizer: Any, config: Any) -> Any:
     import torch
 
     from llmyard.models.config import Bert
-    from llmyard.models.families import build
+    from llmyard.models.families import build_tagger
     from llmyard.tasks.catalogue import task_of
     from llmyard.tokens.views import Example
     from llmyard.training.objectives import SpanObjective
@@ -132,9 +132,9 @@ def _tagger(tokenizer: Any, config: Any) -> Any:
     torch.manual_seed(3)
     task = task_of(config)
     labels = task.labels(FACTS)
-    model = build(
+    model = build_tagger(
         Bert(hidden_size=32, heads=2, layers=1, feed_forward_size=64), max_tokens=config.max_tokens,
-        vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id,
+        vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
         entity_types=tuple(labels["entity_types"]), relations=tuple(labels["relations"]),
     )  # fmt: skip
     encoded = task.encode(FACTS, tokenizer, labels)

@@ -6,56 +6,109 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
 from llmyard.core.errors import CorruptArtifact, RequestError
-from llmyard.models.config import Bert, EncoderDecoder, Gpt2
+from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl
 from llmyard.models.span_tagger import SpanTagger, SpanTaggerConfig
 from llmyard.models.transformer import TransformerConfig, TransformerModel
+from llmyard.models.transformer_xl import TransformerXlConfig, TransformerXlModel
 
 _CLASSES: dict[str, type[PreTrainedModel]] = {
     "gpt2": GPT2LMHeadModel,
+    "llama": LlamaForCausalLM,
+    "t5": T5ForConditionalGeneration,
+    "bert": BertForPreTraining,
     TransformerConfig.model_type: TransformerModel,
+    TransformerXlConfig.model_type: TransformerXlModel,
     SpanTaggerConfig.model_type: SpanTagger,
 }
 
 
-def build(
-    config: Gpt2 | EncoderDecoder | Bert,
-    *,
-    vocab_size: int,
-    pad_id: int,
-    end_id: int,
-    max_tokens: int,
-    entity_types: tuple[str, ...] = (),
-    relations: tuple[str, ...] = (),
-    question_end: int = -1,
-) -> PreTrainedModel:
-    """Returns a model with random weights (from torch's current seed).
+def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_tokens: int) -> PreTrainedModel:
+    """Returns a model with random weights (from torch's current seed), with the head of its pretraining.
+
+    Args:
+        config: Its shape.
+        vocab_size: Ids of the tokenizer, and of the sentinels where the objective has some.
+        pad_id: Padding token.
+        end_id: Token that ends a document or an answer.
+        max_tokens: Longest sequence, for models with learned positions.
+    """
+    ids: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": pad_id}
+    ends = {"bos_token_id": end_id, "eos_token_id": end_id}
+    match config:
+        case Gpt2():
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    **ids, **ends, n_positions=max_tokens, n_embd=config.hidden_size, n_layer=config.layers,
+                    n_head=config.heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout,
+                    attn_pdrop=config.dropout,
+                )
+            )  # fmt: skip
+        case Llama():
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    **ids, **ends, hidden_size=config.hidden_size, intermediate_size=config.feed_forward_size,
+                    num_hidden_layers=config.layers, num_attention_heads=config.heads,
+                    num_key_value_heads=config.key_value_heads or config.heads, max_position_embeddings=max_tokens,
+                    attention_dropout=config.dropout, tie_word_embeddings=True,
+                )
+            )  # fmt: skip
+        case TransformerXl():
+            return TransformerXlModel(
+                TransformerXlConfig(**ids, eos_token_id=end_id, **config.model_dump(exclude={"family"}))
+            )
+        case T5():
+            return T5ForConditionalGeneration(
+                T5Config(
+                    **ids, eos_token_id=end_id, decoder_start_token_id=pad_id, d_model=config.hidden_size,
+                    d_kv=config.head_size or config.hidden_size // config.heads, d_ff=config.feed_forward_size,
+                    num_layers=config.encoder_layers, num_decoder_layers=config.decoder_layers,
+                    num_heads=config.heads, dropout_rate=config.dropout,
+                    feed_forward_proj="gated-gelu" if config.gated else "relu",
+                )
+            )  # fmt: skip
+        case EncoderDecoder():
+            shape = config.model_dump(exclude={"family"})
+            return TransformerModel(TransformerConfig(**ids, eos_token_id=end_id, max_tokens=max_tokens, **shape))
+        case Bert():
+            return BertForPreTraining(
+                BertConfig(
+                    **ids, hidden_size=config.hidden_size, num_hidden_layers=config.layers,
+                    num_attention_heads=config.heads, intermediate_size=config.feed_forward_size,
+                    max_position_embeddings=max_tokens, hidden_dropout_prob=config.dropout,
+                    attention_probs_dropout_prob=config.dropout,
+                )
+            )  # fmt: skip
+
+
+def build_tagger(
+    config: Bert, *, vocab_size: int, pad_id: int, max_tokens: int, entity_types: tuple[str, ...],
+    relations: tuple[str, ...], question_end: int = -1,
+) -> SpanTagger:  # fmt: skip
+    """Returns an encoder that tags spans, with random weights (from torch's current seed).
 
     Args:
         config: Its shape.
         vocab_size: Ids of the tokenizer.
         pad_id: Padding token.
-        end_id: Token that ends a document or an answer.
-        max_tokens: Longest sequence, for models with learned positions.
-        entity_types: Of the span tagger.
-        relations: Of the span tagger.
-        question_end: Of the span tagger: the token that ends a question, -1 where there is none.
+        max_tokens: Longest sequence.
+        entity_types: Of the spans.
+        relations: Between spans.
+        question_end: The token that ends a question, -1 where there is none.
     """
-    if isinstance(config, Gpt2):
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocab_size, n_positions=max_tokens, n_embd=config.hidden_size, n_layer=config.layers,
-                n_head=config.heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-                bos_token_id=end_id, eos_token_id=end_id, pad_token_id=pad_id,
-            )
-        )  # fmt: skip
-    if isinstance(config, EncoderDecoder):
-        return TransformerModel(
-            TransformerConfig(vocab_size=vocab_size, pad_token_id=pad_id, **config.model_dump(exclude={"family"}))
-        )
     return SpanTagger(
         SpanTaggerConfig(
             vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens,
@@ -66,20 +119,17 @@ def build(
 
 
 def load(folder: str | Path) -> PreTrainedModel:
-    """Returns the model saved in a folder.
+    """Returns the model saved in a folder: of llmyard's families, or any other that transformers itself knows.
 
     Raises:
-        RequestError: The folder holds no model of a family that llmyard runs.
+        RequestError: The folder holds no model, or one that needs code of its own.
         CorruptArtifact: Weights are missing.
     """
     try:
         written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-        family = written.get("model_type", "")
-        model_class = _CLASSES[family]
     except FileNotFoundError:
         raise RequestError(f"{folder} holds no config.json", "name the folder of a saved model") from None
-    except KeyError:
-        raise RequestError(f"{folder} is a model of type {family!r}", f"supported: {', '.join(_CLASSES)}") from None
+    model_class = _class_of(folder, written.get("model_type", ""))
     transformers_logging.disable_progress_bar()
     model, found = model_class.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -88,6 +138,29 @@ def load(folder: str | Path) -> PreTrainedModel:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise CorruptArtifact(f"{folder} lacks weights: {missing}", "it was saved by another version: train it again")
     return model.eval()
+
+
+def _class_of(folder: str | Path, family: str) -> Any:
+    """Returns the class, with the head of its pretraining, that loads a family."""
+    if family in _CLASSES:
+        return _CLASSES[family]
+    from transformers.models.auto import modeling_auto
+
+    for names in (
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    ):
+        found = names.get(family)
+        if found:
+            import transformers
+
+            return getattr(transformers, found if isinstance(found, str) else found[0])
+    raise RequestError(
+        f"{folder} is a model of type {family!r}",
+        f"supported are {', '.join(_CLASSES)} and the language models of transformers; code of its own is not run",
+    )
 
 
 def save(model: PreTrainedModel, folder: str | Path) -> None:

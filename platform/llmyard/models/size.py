@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from llmyard.models.config import Bert, EncoderDecoder, Gpt2
+from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl
+
+_T5_BUCKETS = 32  # of relative distances, in each of its two stacks
 
 
-def parameters_of(config: Gpt2 | EncoderDecoder | Bert, vocab_size: int, max_tokens: int) -> int:
+def parameters_of(config: Model, vocab_size: int, max_tokens: int) -> int:
     """Returns the number of weights of a model, counted without making it.
 
-    Exact for our Transformer and GPT-2; of the span tagger all but the heads, whose labels are not known yet.
+    Exact, but for BERT's heads: those of a task depend on its labels, which are not known yet; two kinds of segments.
     """
     hidden = config.hidden_size
     attention = 4 * (hidden * hidden + hidden)
     norm = 2 * hidden
-    if isinstance(config, Gpt2):
-        block = attention + 2 * norm + 8 * hidden * hidden + 5 * hidden
-        return vocab_size * hidden + max_tokens * hidden + config.layers * block + norm
-    feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden
-    if isinstance(config, EncoderDecoder):
-        encoder = config.encoder_layers * (attention + feed + 2 * norm)
-        decoder = config.decoder_layers * (2 * attention + feed + 3 * norm)
-        return vocab_size * hidden + encoder + decoder + 2 * norm + 1
-    return (vocab_size + max_tokens + 1) * hidden + norm + config.layers * (attention + feed + 2 * norm)
+    embedding = vocab_size * hidden
+    match config:
+        case Gpt2():
+            block = attention + 2 * norm + 8 * hidden * hidden + 5 * hidden
+            return embedding + max_tokens * hidden + config.layers * block + norm
+        case Llama():
+            shared = hidden // config.heads * (config.key_value_heads or config.heads)
+            block = 2 * hidden * hidden + 2 * hidden * shared + 3 * hidden * config.feed_forward_size + 2 * hidden
+            return embedding + config.layers * block + hidden
+        case TransformerXl():
+            feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden
+            block = 5 * hidden * hidden + 2 * hidden + feed + 2 * norm
+            return embedding + config.layers * block + (norm if config.norm == "pre" else 0)
+        case T5():
+            inner = config.heads * (config.head_size or hidden // config.heads)
+            feed = (3 if config.gated else 2) * hidden * config.feed_forward_size
+            encoder = config.encoder_layers * (4 * hidden * inner + feed + 2 * hidden)
+            decoder = config.decoder_layers * (8 * hidden * inner + feed + 3 * hidden)
+            return embedding + encoder + decoder + 2 * hidden + 2 * _T5_BUCKETS * config.heads
+        case EncoderDecoder():
+            feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden
+            encoder = config.encoder_layers * (attention + feed + 2 * norm)
+            decoder = config.decoder_layers * (2 * attention + feed + 3 * norm)
+            positions = 1 if config.positions == "sinusoidal" else max_tokens * hidden
+            return embedding + encoder + decoder + (2 * norm if config.norm == "pre" else 0) + positions
+        case Bert():
+            feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden
+            return embedding + (max_tokens + 2) * hidden + norm + config.layers * (attention + feed + 2 * norm)
 
 
 def training_bytes(parameters: int) -> int:

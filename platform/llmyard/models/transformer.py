@@ -1,4 +1,4 @@
-"""The encoder-decoder Transformer of "Attention Is All You Need" (Vaswani et al. 2017), with pre-norm blocks.
+"""The encoder-decoder Transformer of "Attention Is All You Need" (Vaswani et al. 2017).
 
 Shapes: B batch, S source length, T target length, D hidden, N heads, H head size, V vocabulary.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 
 class TransformerConfig(PretrainedConfig):  # type: ignore[misc]
@@ -31,13 +32,18 @@ class TransformerConfig(PretrainedConfig):  # type: ignore[misc]
         feed_forward_size: int = 1024,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        positions: str = "sinusoidal",
+        norm: str = "pre",
+        max_tokens: int = 512,
         pad_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
+        self.positions, self.norm, self.max_tokens = positions, norm, max_tokens
         self.vocab_size, self.hidden_size, self.heads = vocab_size, hidden_size, heads
         self.encoder_layers, self.decoder_layers = encoder_layers, decoder_layers
         self.feed_forward_size, self.dropout, self.label_smoothing = feed_forward_size, dropout, label_smoothing
-        super().__init__(**{"pad_token_id": pad_token_id, "is_encoder_decoder": True} | kwargs)
+        fixed = {"pad_token_id": pad_token_id, "decoder_start_token_id": pad_token_id, "is_encoder_decoder": True}
+        super().__init__(**fixed | kwargs)
 
 
 def sinusoids(length: int, hidden: int, start: int = 0) -> Tensor:
@@ -88,21 +94,39 @@ class FeedForward(nn.Module):
         return self.outer(F.dropout(F.relu(self.inner(x_BTD)), self.dropout, self.training))  # type: ignore[no-any-return]
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual around a normalised input."""
+class Sublayer(nn.Module):
+    """A residual around attention or feed-forward, normalised before it (pre) or after (post, as published).
+
+    Of a deep stack of post-norm layers the gradients of the first ones vanish without warm-up (Xiong et al. 2020).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        hidden, drop = config.hidden_size, config.dropout
-        self.norm_attention, self.norm_feed = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.attention = Attention(hidden, config.heads, drop)
-        self.feed = FeedForward(hidden, config.feed_forward_size, drop)
-        self.dropout = nn.Dropout(drop)
+        self.norm, self.dropout, self.before = nn.LayerNorm(config.hidden_size), config.dropout, config.norm == "pre"
+
+    def enter(self, x_BTD: Tensor) -> Tensor:
+        """Returns what attention or feed-forward reads."""
+        return self.norm(x_BTD) if self.before else x_BTD
+
+    def leave(self, x_BTD: Tensor, made_BTD: Tensor) -> Tensor:
+        """Returns the sum of what went in and what was made of it."""
+        summed = x_BTD + F.dropout(made_BTD, self.dropout, self.training)
+        return summed if self.before else self.norm(summed)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.around_attention, self.around_feed = Sublayer(config), Sublayer(config)
+        self.attention = Attention(config.hidden_size, config.heads, config.dropout)
+        self.feed = FeedForward(config.hidden_size, config.feed_forward_size, config.dropout)
 
     def forward(self, x_BSD: Tensor, mask: Tensor) -> Tensor:
-        normed = self.norm_attention(x_BSD)
-        x_BSD = x_BSD + self.dropout(self.attention(normed, *self.attention.keys_values(normed), mask))
-        return x_BSD + self.dropout(self.feed(self.norm_feed(x_BSD)))  # type: ignore[no-any-return]
+        read = self.around_attention.enter(x_BSD)
+        x_BSD = self.around_attention.leave(x_BSD, self.attention(read, *self.attention.keys_values(read), mask))
+        return self.around_feed.leave(x_BSD, self.feed(self.around_feed.enter(x_BSD)))
 
 
 class DecoderLayer(nn.Module):
@@ -110,25 +134,25 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        hidden, drop = config.hidden_size, config.dropout
-        self.norm_self, self.norm_cross, self.norm_feed = (nn.LayerNorm(hidden) for _ in range(3))
-        self.attention = Attention(hidden, config.heads, drop)
-        self.cross = Attention(hidden, config.heads, drop)
-        self.feed = FeedForward(hidden, config.feed_forward_size, drop)
-        self.dropout = nn.Dropout(drop)
+        self.around_attention, self.around_cross, self.around_feed = (Sublayer(config) for _ in range(3))
+        self.attention = Attention(config.hidden_size, config.heads, config.dropout)
+        self.cross = Attention(config.hidden_size, config.heads, config.dropout)
+        self.feed = FeedForward(config.hidden_size, config.feed_forward_size, config.dropout)
 
     def forward(self, x_BTD: Tensor, layer: LayerCache, source_mask: Tensor) -> Tensor:
-        normed = self.norm_self(x_BTD)
-        keys, values = layer.extend(*self.attention.keys_values(normed))
+        read = self.around_attention.enter(x_BTD)
+        keys, values = layer.extend(*self.attention.keys_values(read))
         length, seen = x_BTD.shape[1], keys.shape[2]
         mask = None
         # A single new token sees all before it; a whole sequence needs the causal mask, which torch aligns with the
         # first key: several tokens after others need it shifted.
         if 1 < length < seen:
             mask = torch.ones(length, seen, dtype=torch.bool, device=x_BTD.device).tril(seen - length)
-        x_BTD = x_BTD + self.dropout(self.attention(normed, keys, values, mask, causal=1 < length == seen))
-        x_BTD = x_BTD + self.dropout(self.cross(self.norm_cross(x_BTD), *layer.source, source_mask))
-        return x_BTD + self.dropout(self.feed(self.norm_feed(x_BTD)))  # type: ignore[no-any-return]
+        mixed = self.attention(read, keys, values, mask, causal=1 < length == seen)
+        x_BTD = self.around_attention.leave(x_BTD, mixed)
+        read = self.around_cross.enter(x_BTD)
+        x_BTD = self.around_cross.leave(x_BTD, self.cross(read, *layer.source, source_mask))
+        return self.around_feed.leave(x_BTD, self.feed(self.around_feed.enter(x_BTD)))
 
 
 @dataclass
@@ -165,22 +189,39 @@ class DecoderState:
         return DecoderState(layers, self.source_mask[rows], self.length)
 
 
-class TransformerModel(PreTrainedModel):  # type: ignore[misc]
+class TransformerEncoder(nn.Module):
+    """The encoder as transformers' ``generate`` calls it."""
+
+    def __init__(self, model: TransformerModel) -> None:
+        super().__init__()
+        self._memory = model.memory
+
+    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self._memory(input_ids))
+
+
+class TransformerModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """An encoder-decoder with one embedding shared by source, target and output."""
 
     config_class = TransformerConfig
+    main_input_name = "input_ids"
     _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012 - one matrix, used thrice; nothing to tie
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.norm_encoder, self.norm_decoder = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
+        hidden = config.hidden_size
+        self.embedding = nn.Embedding(config.vocab_size, hidden, padding_idx=config.pad_token_id)
+        self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        before = config.norm == "pre"
+        self.norm_encoder, self.norm_decoder = (nn.LayerNorm(hidden) if before else nn.Identity() for _ in range(2))
         self.dropout = nn.Dropout(config.dropout)
-        # Positions at full strength drown the tokens at first: with 0.15, learned further (Li et al. 2019), a small
-        # translator came from BLEU 16 to 41 in the same 350 steps.
-        self.position_scale = nn.Parameter(torch.tensor(0.15))
+        if config.positions == "learned":
+            self.position_embedding = nn.Embedding(config.max_tokens, hidden)
+        else:
+            # Positions at full strength drown the tokens at first: with 0.15, learned further (Li et al. 2019), a small
+            # translator came from BLEU 16 to 41 in the same 350 steps.
+            self.position_scale = nn.Parameter(torch.tensor(0.15))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -196,16 +237,27 @@ class TransformerModel(PreTrainedModel):  # type: ignore[misc]
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Returns the tokens' embedding."""
+        return self.embedding
+
     def _embed(self, ids_BT: Tensor, start: int = 0) -> Tensor:
-        hidden = self.config.hidden_size
-        positions = sinusoids(ids_BT.shape[1], hidden, start).to(ids_BT.device)
-        return self.dropout(self.embedding(ids_BT) * math.sqrt(hidden) + self.position_scale * positions)  # type: ignore[no-any-return]
+        hidden, length = self.config.hidden_size, ids_BT.shape[1]
+        if self.config.positions == "learned":
+            if start + length > self.config.max_tokens:
+                raise ValueError(
+                    f"{start + length} tokens are more than the {self.config.max_tokens} learned positions"
+                )
+            positions = self.position_embedding.weight[start : start + length]
+        else:
+            positions = self.position_scale * sinusoids(length, hidden, start).to(ids_BT.device)
+        return self.dropout(self.embedding(ids_BT) * math.sqrt(hidden) + positions)  # type: ignore[no-any-return]
 
     def memory(self, source_BS: Tensor) -> Tensor:
         """Returns the encoder's output (B, S, D) for a batch of padded sources."""
         source_mask = self._source_mask(source_BS)
         x_BSD = self._embed(source_BS)
-        for layer in self.encoder:
+        for layer in self.encoder_layers:
             x_BSD = layer(x_BSD, source_mask)
         return self.norm_encoder(x_BSD)  # type: ignore[no-any-return]
 
@@ -215,12 +267,14 @@ class TransformerModel(PreTrainedModel):  # type: ignore[misc]
 
     def encode(self, source_BS: Tensor) -> DecoderState:
         """Returns the decoder's starting state for a batch of padded sources."""
-        memory_BSD, source_mask = self.memory(source_BS), self._source_mask(source_BS)
+        return self._state(self.memory(source_BS), self._source_mask(source_BS))
+
+    def _state(self, memory_BSD: Tensor, source_mask: Tensor) -> DecoderState:
         layers = [LayerCache(layer.cross.keys_values(memory_BSD)) for layer in self._decoder_layers()]
         return DecoderState(layers, source_mask)
 
     def _decoder_layers(self) -> Iterator[DecoderLayer]:
-        return iter(self.decoder)  # type: ignore[arg-type]
+        return iter(self.decoder_layers)  # type: ignore[arg-type]
 
     def decode(self, target_BT: Tensor, state: DecoderState) -> Tensor:
         """Returns logits (B, T, V) for the next tokens after ``target_BT``, and extends ``state`` by them."""
@@ -230,6 +284,38 @@ class TransformerModel(PreTrainedModel):  # type: ignore[misc]
         state.length += target_BT.shape[1]
         return self.norm_decoder(x_BTD) @ self.embedding.weight.T  # type: ignore[no-any-return]
 
-    def forward(self, source_BS: Tensor, target_BT: Tensor) -> Tensor:
-        """Returns logits (B, T, V): at each target position those of the token after it."""
-        return self.decode(target_BT, self.encode(source_BS))
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        **_: Any,
+    ) -> Seq2SeqLMOutput:
+        """Returns logits (B, T, V): at each target position those of the token after it.
+
+        Args:
+            input_ids: Padded sources (B, S); None where ``encoder_outputs`` are given instead.
+            decoder_input_ids: Targets so far (B, T).
+            attention_mask: 1 where a source has a token (B, S); by default where it is not the padding token.
+            encoder_outputs: What the encoder made of the sources, so that they are read once.
+        """
+        assert decoder_input_ids is not None
+        if input_ids is not None:
+            mask = self._source_mask(input_ids)
+        elif attention_mask is not None:
+            mask = attention_mask[:, None, None, :] != 0
+        else:
+            raise ValueError("encoder_outputs alone do not tell which places are padding: give attention_mask too")
+        memory_BSD: Tensor = self.memory(input_ids) if input_ids is not None else encoder_outputs[0]
+        logits = self.decode(decoder_input_ids, self._state(memory_BSD, mask))
+        return Seq2SeqLMOutput(logits=logits, encoder_last_hidden_state=memory_BSD)
+
+    def get_encoder(self, *_: Any, **__: Any) -> nn.Module:
+        """Returns the encoder, for transformers' ``generate``."""
+        return TransformerEncoder(self)
+
+    def prepare_inputs_for_generation(self, decoder_input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Returns what the next step reads. Keys and values are kept by llmyard's own engine only."""
+        kept = {name: kwargs.get(name) for name in ("attention_mask", "encoder_outputs")}
+        return {"decoder_input_ids": decoder_input_ids, **kept}

@@ -148,24 +148,23 @@ def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Any, Any]:
 
 
 def _build(job: TrainJob, tokenizer: Any) -> Any:
-    from llmyard.models.families import build
+    from llmyard.models.config import Bert
+    from llmyard.models.families import build, build_tagger
     from llmyard.tasks.question_answering import QUESTION_END
 
     stage = job.config
     assert stage.model is not None
     # A model with sinusoidal positions has no longest sequence and ignores the 1.
     longest = stage.sequence_length if isinstance(stage, Pretrain) else getattr(stage.task, "max_tokens", 1)
-    asks = isinstance(stage, Finetune) and stage.task.kind == "question_answering"
-    return build(
-        stage.model,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        end_id=tokenizer.end_id,
-        max_tokens=longest,
-        entity_types=tuple(job.labels.get("entity_types", ())),
-        relations=tuple(job.labels.get("relations", ())),
-        question_end=tokenizer.encode(QUESTION_END)[0] if asks else -1,
-    )
+    ids = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id, "max_tokens": longest}
+    if isinstance(stage, Finetune) and isinstance(stage.model, Bert):
+        asks = stage.task.kind == "question_answering"
+        return build_tagger(
+            stage.model, **ids, entity_types=tuple(job.labels.get("entity_types", ())),
+            relations=tuple(job.labels.get("relations", ())),
+            question_end=tokenizer.encode(QUESTION_END)[0] if asks else -1,
+        )  # fmt: skip
+    return build(stage.model, **ids, end_id=tokenizer.end_id)
 
 
 def _write_model(job: TrainJob, model: Any, tokenizer: Any) -> None:

@@ -2,28 +2,97 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmyard.core.config import Config, Inert
 
 
-class Optimizer(Config):
-    """AdamW (Loshchilov and Hutter 2019)."""
-
+class _Optimizer(Config):
     learning_rate: float = Field(1e-3, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0, le=1, description="On matrices only, not on biases and norms.")
-    betas: tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = Field(1.0, gt=0)
 
 
-class Schedule(Config):
-    """Linear warm-up, then a fall to ``final_share`` of the learning rate at the last step."""
+class AdamW(_Optimizer):
+    """AdamW (Loshchilov and Hutter 2019)."""
 
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    kind: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class Adafactor(_Optimizer):
+    """Adafactor (Shazeer and Stern 2018): of a matrix's second moments rows and columns only, for little memory."""
+
+    kind: Literal["adafactor"] = "adafactor"
+    beta2_decay: float = Field(-0.8, lt=0)
+    clip: float = Field(1.0, gt=0, description="Largest root mean square of an update.")
+
+
+class Lamb(_Optimizer):
+    """LAMB (You et al. 2020): Adam for batches of tens of thousands."""
+
+    kind: Literal["lamb"] = "lamb"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(1e-6, gt=0)
+
+
+class Lars(_Optimizer):
+    """LARS (You et al. 2017): momentum for batches of tens of thousands."""
+
+    kind: Literal["lars"] = "lars"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    trust: float = Field(1e-3, gt=0)
+
+
+class Muon(_Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for all else."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = Field(0.95, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+def optimizer_kind(value: Any) -> str:
+    """Returns which optimizer's settings are meant: ``adamw`` where none is named."""
+    return str(value.get("kind", "adamw") if isinstance(value, dict) else getattr(value, "kind", "adamw"))
+
+
+OptimizerChoice = Annotated[
+    Annotated[AdamW, Tag("adamw")]
+    | Annotated[Adafactor, Tag("adafactor")]
+    | Annotated[Lamb, Tag("lamb")]
+    | Annotated[Lars, Tag("lars")]
+    | Annotated[Muon, Tag("muon")],
+    Discriminator(optimizer_kind),
+]
+
+
+class Schedule(Config):
+    """Linear warm-up, then a fall to ``final_share`` of the learning rate at the last step.
+
+    ``wsd`` stays at the peak until the last ``decay_share`` of the steps (Hu et al. 2024); ``inverse_square_root``
+    falls with the root of the step (Vaswani et al. 2017) and knows no last step.
+    """
+
+    kind: Literal["cosine", "linear", "constant", "inverse_square_root", "wsd"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
     final_share: float = Field(0.05, ge=0, le=1)
+    decay_share: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps in which the rate falls.")
+
+
+class Stability(Config):
+    """When a step is passed over, and when the run goes back to its last checkpoint and reads other data."""
+
+    window: int = Field(100, ge=8, description="Steps that a step is compared with.")
+    gradient_score: float = Field(20.0, gt=0, description="Robust z-score from which on a gradient norm is a spike.")
+    loss_score: float = Field(12.0, gt=0, description="Robust z-score from which on a loss is high.")
+    max_skips: int = Field(5, ge=0, description="Steps passed over in a row before the run goes back.")
+    max_high_losses: int = Field(20, ge=0, description="High losses in a row before the run goes back.")
+    max_roll_backs: int = Field(3, ge=0, description="Times the run goes back before it stops.")
 
 
 class Batch(Config):
@@ -53,8 +122,9 @@ class Training(Config):
 
     steps: int = Field(ge=1)
     batch: Batch = Batch()
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerChoice = AdamW()
     schedule: Schedule = Schedule()
+    stability: Stability = Stability()
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32; weights stay float32."

@@ -15,9 +15,11 @@ from llmyard.core.errors import TrainingError
 from llmyard.core.seeds import mix
 from llmyard.tokens.order import DataOrder
 from llmyard.tokens.views import View
-from llmyard.training.config import Optimizer, Schedule, Training
+from llmyard.training.config import Training
 from llmyard.training.objectives import Batch, Objective
+from llmyard.training.optimizers import make_optimizers
 from llmyard.training.peers import Peers
+from llmyard.training.schedules import learning_rate
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,6 @@ class Hooks:
     log: Callable[[int, Mapping[str, float]], None]
     save: Callable[[int, dict[str, Any]], None]
     step: Callable[[int], None] = lambda step: None
-
-
-def learning_rate(step: int, optimizer: Optimizer, schedule: Schedule, steps: int) -> float:
-    """Returns the learning rate of the optimizer step number ``step`` (from 0).
-
-    Linear warm-up, then cosine (Loshchilov and Hutter 2017) or linear fall to ``final_share`` of the peak.
-    """
-    if step < schedule.warmup_steps:
-        return optimizer.learning_rate * (step + 1) / schedule.warmup_steps
-    done = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    fall = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[schedule.kind]
-    return optimizer.learning_rate * (schedule.final_share + (1 - schedule.final_share) * fall)
-
-
-def make_optimizer(model: torch.nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """Returns AdamW with weight decay on matrices only."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 # Below this width casting costs more on a CPU than bfloat16 saves: a 128-wide encoder-decoder took 2.8x as long.
@@ -105,7 +87,7 @@ def train(
     """
     device = device or torch.device("cpu")
     model.to(device).train()
-    optimizer = make_optimizer(model, config.optimizer)
+    optimizer = make_optimizers(model, config.optimizer)
     first = 0
     if start is not None:
         first, state = start
@@ -119,9 +101,8 @@ def train(
 
     for step, batches, wait in _prefetched(order, view, objective, config, peers, first):
         waited += wait
-        rate = learning_rate(step, config.optimizer, config.schedule, config.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = learning_rate(step, config.optimizer.learning_rate, config.schedule, config.steps)
+        optimizer.set_learning_rate(rate)
         (targets,) = peers.sum(sum(objective.targets(batch) for _, batch in batches))
         loss_sum = 0.0
         for number, batch in batches:
@@ -140,7 +121,7 @@ def train(
                 f"lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or warm up longer",
             )
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         done = step + 1
         if peers.rank == 0:
             if done % config.log_every_steps == 0 or done == config.steps:

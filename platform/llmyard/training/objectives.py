@@ -80,7 +80,7 @@ class SequenceToSequenceObjective:
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        logits = model(batch["source"], batch["inputs"])
+        logits = model(input_ids=batch["source"], decoder_input_ids=batch["inputs"]).logits
         smoothing = self.label_smoothing if model.training else 0.0
         return F.cross_entropy(
             logits.float().flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORE, reduction="sum",

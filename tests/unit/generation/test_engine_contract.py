@@ -91,7 +91,7 @@ class Subject:
                 if self.kind.model == "base":
                     logits = model(input_ids=torch.tensor([prompt + ids])).logits
                 else:
-                    logits = model(torch.tensor([prompt]), torch.tensor([prompt[-1:] + ids]))
+                    logits = model(torch.tensor([prompt]), torch.tensor([prompt[-1:] + ids])).logits
                 token = int(logits[0, -1].argmax())
                 if token == self.tokenizer.end_id:
                     break

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmyard.models.config import Bert
-from llmyard.models.families import build, label_details, load, save
+from llmyard.models.families import build_tagger, label_details, load, save
 from llmyard.models.span_tagger import SpanTagger
 
 TYPES, RELATIONS = ("person", "place"), ("lives_in", "knows", "works_at")
@@ -17,11 +17,9 @@ TYPES, RELATIONS = ("person", "place"), ("lives_in", "knows", "works_at")
 def made(**shape: float) -> SpanTagger:
     torch.manual_seed(0)
     config = Bert(**{"layers": 2, "hidden_size": 24, "heads": 2, "feed_forward_size": 32, **shape})  # type: ignore[arg-type]
-    model = build(
-        config, vocab_size=50, pad_id=0, end_id=1, max_tokens=20, entity_types=TYPES, relations=RELATIONS
-    )  # fmt: skip
-    assert isinstance(model, SpanTagger)
-    return model.eval()
+    return build_tagger(
+        config, vocab_size=50, pad_id=0, max_tokens=20, entity_types=TYPES, relations=RELATIONS
+    ).eval()  # fmt: skip
 
 
 @torch.no_grad()

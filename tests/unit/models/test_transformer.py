@@ -89,7 +89,7 @@ def test_decoding_in_pieces_equals_the_whole(pieces: list[int], seed: int) -> No
     model = made(seed)
     with torch.no_grad():
         source, target = ids(3, 9), ids(3, sum(pieces))
-        whole = model(source, target)
+        whole = model(source, target).logits
         state, at, parts = model.encode(source), 0, []
         for piece in pieces:
             parts.append(model.decode(target[:, at : at + piece], state))
@@ -105,7 +105,7 @@ def test_some_sequences_of_a_batch_go_on_as_if_alone() -> None:
     model.decode(target[:, :3], state)
     chosen = torch.tensor([2, 0])
     rest = model.decode(target[chosen, 3:4], state.select(chosen))
-    torch.testing.assert_close(rest[:, 0], model(source, target)[chosen, 3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rest[:, 0], model(source, target).logits[chosen, 3], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def test_padding_changes_no_result() -> None:
     model, source, target = made(), ids(2, 6), ids(2, 4)
     padded = torch.cat([source, torch.full((2, 5), PAD)], 1)
     longer = torch.cat([target, torch.full((2, 3), PAD)], 1)
-    torch.testing.assert_close(model(padded, longer)[:, :4], model(source, target), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(padded, longer).logits[:, :4], model(source, target).logits, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def test_a_later_target_token_changes_no_earlier_logits() -> None:
     model, source, target = made(), ids(1, 6), ids(1, 8)
     changed = target.clone()
     changed[0, 5] = (changed[0, 5] + 1) % VOCAB
-    one, two = model(source, target), model(source, changed)
+    one, two = model(source, target).logits, model(source, changed).logits
     assert torch.equal(one[:, :5], two[:, :5])
     assert not torch.equal(one[:, 5:], two[:, 5:])
 
@@ -130,7 +130,7 @@ def test_a_later_target_token_changes_no_earlier_logits() -> None:
 def test_every_source_token_and_its_place_matter() -> None:
     model, source, target = made(), ids(1, 6), ids(1, 2)
     swapped = source[:, [1, 0, 2, 3, 4, 5]]
-    assert not torch.allclose(model(source, target), model(swapped, target), atol=1e-4)
+    assert not torch.allclose(model(source, target).logits, model(swapped, target).logits, atol=1e-4)
 
 
 @torch.no_grad()
@@ -138,9 +138,10 @@ def test_a_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
     model, source, target = made(dropout=0.1, label_smoothing=0.1), ids(2, 6), ids(2, 4)
     save(model, tmp_path)
     again = load(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    files = {file.name for file in tmp_path.iterdir()}
+    assert files == {"config.json", "generation_config.json", "model.safetensors"}
     assert again.config.label_smoothing == 0.1
-    assert torch.equal(again(source, target), model(source, target))
+    assert torch.equal(again(source, target).logits, model(source, target).logits)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from llmyard.models.families import build
 from llmyard.tokens.shards import ShardSet, ShardWriter
 from llmyard.tokens.views import ExampleView, PackedView
 from llmyard.training import loop
-from llmyard.training.config import Optimizer, Schedule, Training
-from llmyard.training.loop import Hooks, learning_rate, mean_loss, train
+from llmyard.training.config import Training
+from llmyard.training.loop import Hooks, mean_loss, train
 from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective
 from llmyard.training.peers import Peers
 
@@ -90,26 +89,6 @@ class Run:
     def equals(self, other: Run) -> bool:
         pairs = zip(self.model.parameters(), other.model.parameters(), strict=True)
         return all(torch.equal(one, two) for one, two in pairs)
-
-
-@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
-def test_the_learning_rate_warms_up_and_falls_to_its_final_share(kind: str) -> None:
-    optimizer = Optimizer(learning_rate=0.1)
-    schedule = Schedule.model_validate({"kind": kind, "warmup_steps": 4, "final_share": 0.1})
-    rates = [learning_rate(step, optimizer, schedule, 14) for step in range(15)]
-    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
-    assert rates[4] == pytest.approx(0.1)
-    for step in range(4, 15):
-        done = (step - 4) / 10
-        fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[kind]
-        assert rates[step] == pytest.approx(0.1 * (0.1 + 0.9 * fall))
-    assert rates[14] == pytest.approx(0.1 if kind == "constant" else 0.01)
-
-
-def test_a_warm_up_longer_than_the_run_never_exceeds_the_peak() -> None:
-    rates = [learning_rate(step, Optimizer(), Schedule(warmup_steps=50), 10) for step in range(10)]
-    assert rates == sorted(rates)
-    assert max(rates) <= Optimizer().learning_rate
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
