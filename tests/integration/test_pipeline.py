@@ -12,9 +12,10 @@ import pytest
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.storage import Storage
 from llmyard.core.tracking import artifact_root, tracking_uri
+from llmyard.runtime.registry import resolve
 from llmyard.stages import run as run_module
-from llmyard.stages.config import job_adapter
-from llmyard.stages.run import run
+from llmyard.stages.config import AnyJob, job_adapter
+from llmyard.stages.run import run, states
 from llmyard.stages.stage import StageResult
 from llmyard.tokens.shards import ShardSet
 from llmyard.tokens.tokenizer import Tokenizer
@@ -149,6 +150,32 @@ def test_a_second_run_skips_everything_and_starts_nothing(
     again = go(JOB, storage)
     assert all(result.skipped for result in again)
     assert [item.artifacts[0].reference for item in again] == [item.artifacts[0].reference for item in results]
+
+
+def test_a_run_takes_its_own_results_although_another_config_made_newer_ones(tmp_path: Path) -> None:
+    def job(vocab_size: int) -> AnyJob:
+        prepare, pretrain = (dict(stage) for stage in JOB["stages"][:2])
+        prepare |= {"tokenizer": {"vocab_size": vocab_size}, "sources": [{"kind": "smallworld", "documents": 60}]}
+        stages = [prepare, pretrain | {"steps": 2, "resources": {"workers": 1}}]
+        stages.append({"kind": "evaluate", "output": "report", "checkpoint": "base", "splits": ["validation"],
+                       "limit": 2, "register_as": {"name": "base-model"}})  # fmt: skip
+        return job_adapter().validate_python(JOB | {"stages": stages})  # type: ignore[no-any-return]
+
+    def champion() -> str:
+        return resolve("models:/base-model@champion", str(tmp_path))
+
+    first = run(job(400), storage=str(tmp_path))
+    assert champion() == first[1].artifacts[0].reference
+    other = run(job(500), storage=str(tmp_path))
+    assert champion() == other[1].artifacts[0].reference
+    store = ArtifactStore(Storage(str(tmp_path)))
+    assert states(job(400), store) == ["skip"] * 3
+    again = run(job(400), storage=str(tmp_path))
+    assert [result.skipped for result in again] == [True] * 3
+    assert [result.artifacts[0].reference for result in again] == [each.artifacts[0].reference for each in first]
+    assert champion() == first[1].artifacts[0].reference
+    # What is to be made anew is not looked up in what was made before.
+    assert states(job(600), store) == ["run"] * 3
 
 
 def corpus(folder: Path) -> Path:

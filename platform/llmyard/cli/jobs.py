@@ -84,27 +84,34 @@ def check_space(storage: Any) -> None:
 def check_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str | None, price: float | None) -> None:
     """Validates and prints the plan."""
     from llmyard.cli.view import columns
-    from llmyard.stages.run import missing_inputs
+    from llmyard.stages.run import missing_inputs, states
 
     job = load(path, overrides)
     check_files(job)
     store = shell.store(storage or getattr(job, "storage", None))
+    check_space(store.storage)
     missing = missing_inputs(job, store)
-    rows = [describe(stage, job, store, price) for stage in stages_of(job)]
+    planned = zip(stages_of(job), states(job, store), strict=True)
+    rows = [describe(stage, state, job, store, price) for stage, state in planned]
+    whole = {key: sum(float(row.get(key) or 0) for row in rows) for key in ("device-hours", "cost")}
     if not shell.json:
-        shell.console().print(columns(rows))
+        total = dict.fromkeys(rows[0], "") | {"stage": "total", "device-hours": f"{whole['device-hours']:.3g}"}
+        total |= {"cost": f"{whole['cost']:.2f}"} if price is not None else {}
+        shell.console().print(columns([*rows, total] if len(rows) > 1 else rows))
     if missing:
         raise MissingArtifact("; ".join(missing), "make them first, or name another --storage")
-    shell.finish({"plan": rows})
+    shell.finish({"plan": rows, "total": whole})
 
 
-def describe(stage: AnyStage, job: AnyJob, store: Any, price: float | None) -> dict[str, Any]:
-    """Returns what is known of a stage before it runs."""
-    row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state_of(stage, store)}
+def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float | None) -> dict[str, Any]:
+    """Returns what is known of a stage before it runs; nothing of what it takes where it is skipped."""
+    row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state}
     row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}
     if price is not None:
         row["cost"] = ""
-    if stage.kind == "prepare" and row["state"] == "run":
+    if state == "skip":
+        return row
+    if stage.kind == "prepare":
         from llmyard.stages.preparing.estimate import estimate
 
         about = estimate(stage)
@@ -152,16 +159,6 @@ def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:
         return int(store.get(name, "tokenizer").details["vocab_size"])
     except MissingArtifact:
         return 0
-
-
-def state_of(stage: AnyStage, store: Any) -> str:
-    """Returns whether a stage would run or be skipped; "run" where an input is not made yet."""
-    from llmyard.stages.stage import plan_stage
-
-    try:
-        return "skip" if plan_stage(stage, store).finished is not None else "run"
-    except MissingArtifact:
-        return "run"
 
 
 def print_json(value: Any) -> None:

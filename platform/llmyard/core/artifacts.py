@@ -37,6 +37,20 @@ class ArtifactStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self._pins: dict[tuple[str, str], Artifact] = {}
+
+    def pinned(self, artifact: Artifact) -> ArtifactStore:
+        """Returns this store with an artifact taken for its bare name, although a newer version may be there.
+
+        What the stages of one run make and take belongs together; another run, with another config or at the same
+        time, may leave newer versions. Parents of the artifact's own name (the tokenizer of shards) are taken too.
+        """
+        pinned = ArtifactStore(self.storage)
+        companions = [
+            self.get(parent) for parent in artifact.parents if parent.split("@")[0].endswith(f"/{artifact.name}")
+        ]
+        pinned._pins = self._pins | {(each.kind, each.name): each for each in [*companions, artifact]}
+        return pinned
 
     def begin(self, kind: str, name: str, fingerprint: str) -> Draft:
         """Returns a draft for this result: a new version, or the one that a dead run left unfinished.
@@ -110,7 +124,7 @@ class ArtifactStore:
         kinds = [given] if slash else [kind] if kind else list(KINDS)
         found = []
         for each in kinds:
-            artifact = self._load(each, name, version) if at else next(self.versions(each, name), None)
+            artifact = self._load(each, name, version) if at else self._newest(each, name)
             if artifact is not None:
                 found.append(artifact)
         if len(found) > 1:
@@ -125,6 +139,9 @@ class ArtifactStore:
                 f"there is: {there}; make it with `llmyard run`, or name another --storage",
             )
         return found[0]
+
+    def _newest(self, kind: str, name: str) -> Artifact | None:
+        return self._pins.get((kind, name)) or next(self.versions(kind, name), None)
 
     def lineage(self, artifact: Artifact) -> Iterator[tuple[int, Artifact]]:
         """Yields (depth, artifact) from an artifact back to its first ancestors, each once."""

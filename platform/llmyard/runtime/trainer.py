@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from llmyard.core.errors import RequestError, TrainingError
-from llmyard.runtime.session import cause_of
+from llmyard.core.errors import LlmyardError, RequestError, TrainingError
+from llmyard.runtime.session import cause_of, is_lost, plain_error
 from llmyard.training.config import Resources
 
 
@@ -53,6 +54,51 @@ class _Board:
         return self._values
 
 
+class _Verdict:
+    """Where a worker leaves an error that no restart would mend."""
+
+    def __init__(self) -> None:
+        self._error: LlmyardError | None = None
+
+    def leave(self, error: LlmyardError) -> None:
+        self._error = self._error or error
+
+    def read(self) -> LlmyardError | None:
+        return self._error
+
+
+def _guarded(config: dict[str, Any]) -> None:
+    """Runs the work; an error of llmyard's own is final: it would come again after every restart.
+
+    The worker that has it leaves the process group, which breaks the others' connection to it; they find the verdict
+    and return too. With NCCL they would wait for it instead, so there it raises, and after the restart all find the
+    verdict.
+    """
+    import ray
+    import torch.distributed as dist
+
+    verdict = config["verdict"]
+    if ray.get(verdict.read.remote()) is not None:
+        return
+    try:
+        config["work"](config)
+    except LlmyardError as error:
+        ray.get(verdict.leave.remote(plain_error(error)))
+        if dist.is_initialized():
+            if dist.get_backend() == "nccl":
+                raise
+            dist.destroy_process_group()
+    except Exception:
+        for _ in range(_VERDICT_WAITS):
+            if ray.get(verdict.read.remote()) is not None:
+                return
+            time.sleep(0.1)
+        raise
+
+
+_VERDICT_WAITS = 20  # tenths of a second that a peer's error may take to arrive after its connection broke
+
+
 def run_workers(
     work: Callable[[Any], None],
     argument: Any,
@@ -74,11 +120,12 @@ def run_workers(
 
     Raises:
         RequestError: There are fewer CPUs or GPUs than the workers need; Ray would wait for them for ever.
-        LlmyardError: What a worker raised, or TrainingError when the restarts are used up.
+        LlmyardError: What a worker raised, at once; or TrainingError when the restarts are used up.
     """
     _refuse_too_many(resources)
     # A short poll finds a dead worker quickly; workers past a few hundred are polled less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.workers <= 64 else "2")
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -86,9 +133,10 @@ def run_workers(
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     )
     with tempfile.TemporaryDirectory(prefix="ly-train-") as folder:
+        verdict = ray.remote(_Verdict).options(num_cpus=0).remote()
         trainer = TorchTrainer(
-            work,
-            train_loop_config={"argument": argument},
+            _guarded,
+            train_loop_config={"argument": argument, "work": work, "verdict": verdict},
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -107,6 +155,9 @@ def run_workers(
             watch()
         watch()
         error = finished.exception()
+        final = None if is_lost() else ray.get(verdict.read.remote(), timeout=30)
+        if final is not None:
+            raise final
         if error is None:
             return
         cause = cause_of(error)

@@ -84,19 +84,35 @@ def make(config: Evaluate, making: Making) -> Made:
 def _register(config: Evaluate, making: Making, checkpoint: Artifact, metrics: Mapping[str, float]) -> str:
     assert config.register_as is not None
     name, alias = config.register_as.name, config.register_as.alias
-    tags = {
-        f"metric.{key.replace('/', '.')}": f"{value:.4f}" for key, value in metrics.items() if "baseline" not in key
-    }
-    version = making.context.tracking.call(
-        "register",
-        name,
-        checkpoint.reference,
-        source=checkpoint.uri,
-        run_id=checkpoint.details.get("mlflow_run") or None,
-        aliases=[alias],
-        tags=tags,
-    )
+    version = making.context.tracking.call("register", name, **_registration(config, checkpoint, metrics))
     return f"models:/{name}@{alias} (version {version})"
+
+
+def keep_alias(config: Evaluate, report: Artifact, store: ArtifactStore) -> None:
+    """Moves the alias back to the checkpoint of a finished report, where a newer report may have taken it."""
+    assert config.register_as is not None
+    newest = next(store.versions(report.kind, report.name), report)
+    if newest.reference == report.reference:
+        return
+    from llmyard.runtime.registry import gateway
+
+    checkpoint = store.get(str(report.details["checkpoint"]))
+    with gateway(store.storage.uri) as mlflow:
+        mlflow.register(config.register_as.name, **_registration(config, checkpoint, report.metrics))
+
+
+def _registration(config: Evaluate, checkpoint: Artifact, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Returns what the registry is told of a checkpoint."""
+    assert config.register_as is not None
+    return {
+        "artifact": checkpoint.reference,
+        "source": checkpoint.uri,
+        "run_id": checkpoint.details.get("mlflow_run") or None,
+        "aliases": [config.register_as.alias],
+        "tags": {
+            f"metric.{key.replace('/', '.')}": f"{value:.4f}" for key, value in metrics.items() if "baseline" not in key
+        },
+    }
 
 
 def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from llmyard.core.artifacts import ArtifactStore
+from llmyard.core.errors import MissingArtifact
 from llmyard.core.storage import Storage
 from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, stages_of
-from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage
+from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
 class Silent:
@@ -46,15 +48,13 @@ def run(
     with contextlib.ExitStack() as stack:
         context: Context | None = None
         for stage in stages_of(job):
-            if not force and context is None:
-                done = _finished(stage, store)
-                if done is not None:
-                    results.append(done)
-                    on_result(done)
-                    continue
-            if context is None:  # nothing is started for a job whose stages are all done
-                context = stack.enter_context(_started(store, address, force, progress, job))
-            result = run_stage(stage, context)
+            result = _finished(stage, store) if not force and context is None else None
+            if result is None:
+                if context is None:  # nothing is started for a job whose stages are all done
+                    context = stack.enter_context(_started(store, address, force, progress, job))
+                result = run_stage(stage, replace(context, store=store))
+            for artifact in result.artifacts:
+                store = store.pinned(artifact)
             results.append(result)
             on_result(result)
     return results
@@ -62,11 +62,7 @@ def run(
 
 def _finished(stage: AnyStage, store: ArtifactStore) -> StageResult | None:
     plan = plan_stage(stage, store)
-    if plan.finished is None:
-        return None
-    done = plan.finished
-    store.settle(done)
-    return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
+    return skip(stage, plan.finished, store) if plan.finished is not None else None
 
 
 @contextlib.contextmanager
@@ -82,6 +78,28 @@ def _started(
     name = job.name if isinstance(job, Pipeline) else ""
     with session(address), Tracking(store.storage.uri) as tracking:
         yield Context(store, tracking, progress, force, name)
+
+
+def states(job: AnyJob, store: ArtifactStore) -> list[str]:
+    """Returns for each stage of a job whether it would "run" or "skip".
+
+    A stage that takes what an earlier one is to make anew must run; what that one has made before is not looked at.
+    """
+    found: list[str] = []
+    pending: set[tuple[str, str]] = set()
+    for stage in stages_of(job):
+        needed = {(kind, name.rpartition("/")[2]) for kind, name in inputs_of(stage)}
+        finished = None
+        if not needed & pending:
+            with contextlib.suppress(MissingArtifact):
+                finished = plan_stage(stage, store).finished
+        if finished is not None:
+            store = store.pinned(finished)
+        else:
+            pending |= {(ARTIFACT_KIND[stage.kind], stage.output)}
+            pending |= {("tokenizer", stage.output)} if stage.kind == "prepare" else set()
+        found.append("run" if finished is None else "skip")
+    return found
 
 
 def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
@@ -116,8 +134,6 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
 
 
 def _there(store: ArtifactStore, kind: str, reference: str) -> bool:
-    from llmyard.core.errors import MissingArtifact
-
     try:
         store.get(reference, None if "/" in reference else kind)
     except MissingArtifact:

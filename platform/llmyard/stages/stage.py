@@ -152,15 +152,23 @@ def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str,
     )
 
 
+def skip(stage: AnyStage, done: Artifact, store: ArtifactStore) -> StageResult:
+    """Takes the finished artifact of an equal run."""
+    store.settle(done)
+    if stage.kind == "evaluate" and stage.register_as is not None:
+        from llmyard.stages.evaluate import keep_alias
+
+        keep_alias(stage, done, store)
+    return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
+
+
 def run_stage(stage: AnyStage, context: Context) -> StageResult:
     """Runs a stage, or takes the finished artifact of an equal run."""
     began = time.monotonic()
     plan = plan_stage(stage, context.store)
     kind = ARTIFACT_KIND[stage.kind]
     if plan.finished is not None and not context.force:
-        done = plan.finished
-        context.store.settle(done)
-        return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
+        return skip(stage, plan.finished, context.store)
     with (
         context.store.begin(kind, stage.output, plan.fingerprint) as draft,
         context.tracked(stage, draft, plan.parents) as run,

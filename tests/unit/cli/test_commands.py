@@ -50,7 +50,8 @@ def test_check_prints_a_plan_for_every_shipped_job(
 ) -> None:
     for name in ("gutenberg_en/a.txt", "chinese_poetry/a.json", "tatoeba_cmn/cmn.txt"):
         (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text("x\ty\n", encoding="utf-8")
+        text = '[{"content": "床前明月光"}]' if name.endswith("json") else "x\ty\n"
+        (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setenv("LLMYARD_DATA", str(tmp_path))
     jobs = sorted((ROOT / "jobs").glob("*.yaml"))
     assert jobs
@@ -60,6 +61,21 @@ def test_check_prints_a_plan_for_every_shipped_job(
         assert isinstance(plan, list)
         assert all(row["state"] == "run" for row in plan)
         assert any(row.get("cost") for row in plan)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("", "has no document"), ('{"text": "a"}\n{"text": 1}\nno\n', "2 of the first 3 records of source 'files'")],
+)
+def test_check_refuses_a_corpus_that_cannot_be_read(
+    lines: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "data.jsonl").write_text(lines, encoding="utf-8")
+    job = tmp_path / "job.yaml"
+    source = f"{{kind: files, paths: [{tmp_path}/data.jsonl], format: jsonl}}"
+    job.write_text(f"{{kind: prepare, output: corpus, sources: [{source}]}}", encoding="utf-8")
+    assert main(["check", str(job), "--storage", str(tmp_path / "store")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_job_on_files_names_the_variable_that_is_not_set(

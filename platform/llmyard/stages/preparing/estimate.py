@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from llmyard.core.errors import RequestError
 from llmyard.stages.config import Prepare
 
 SAMPLE_DOCUMENTS = 2000
@@ -40,7 +41,7 @@ def estimate(config: Prepare) -> Estimate:
     """Returns what a run would give and take; reads and cleans a sample of each source in this process.
 
     Raises:
-        DataError: A source cannot be read.
+        RequestError: A source's sample has no document, or too many records that cannot be read.
     """
     from llmyard.sources.corpus import listing, plan, read
     from llmyard.text.clean import clean
@@ -53,12 +54,17 @@ def estimate(config: Prepare) -> Estimate:
         whole = float(sum(int(size) for _, size, *_ in listing(source)))
         sampled: Counter[str] = Counter()
         spent = 0.0
+        places: list[str] = []
+        began = time.process_time()
         for batch in (batch for unit in islice(own, 8) for batch in read(unit, source, config.limits)):
+            reading = (time.process_time() - began) / max(1, len(batch.table))
             clean(batch.table.slice(0, 20), config)  # compiled before it is timed
             table = batch.table.slice(0, SAMPLE_DOCUMENTS)
             began = time.process_time()
             cleaned = clean(table, config)
-            spent += time.process_time() - began
+            spent += time.process_time() - began + reading * len(table)
+            sampled["bad"] += len(batch.bad)
+            places += [f"{item.path}, byte {item.offset}: {item.reason}" for item in batch.bad[: 3 - len(places)]]
             sampled.update(
                 read=len(table), kept=len(cleaned.kept), bytes=_bytes(table), kept_bytes=_bytes(cleaned.kept)
             )
@@ -67,8 +73,8 @@ def estimate(config: Prepare) -> Estimate:
                     sampled[f"characters {language}"] += count
             if sampled["read"] >= SAMPLE_DOCUMENTS:
                 break
-        if not sampled["read"]:
-            continue
+            began = time.process_time()
+        _refuse(config, index, sampled, places)
         scale = (own[-1].stop if not whole else whole / sampled["bytes"] * sampled["read"]) / sampled["read"]
         documents += sampled["read"] * scale
         kept += sampled["kept"] * scale
@@ -77,6 +83,21 @@ def estimate(config: Prepare) -> Estimate:
             if key.startswith("characters "):
                 tokens += scale * count / CHARACTERS_A_TOKEN.get(key[11:], OTHER_CHARACTERS_A_TOKEN)
     return Estimate(round(documents), kept / max(documents, 1), round(tokens), seconds, WORKER_BYTES)
+
+
+def _refuse(config: Prepare, index: int, sampled: Counter[str], places: list[str]) -> None:
+    source = config.sources[index]
+    name = f"source {getattr(source, 'name', source.kind)!r} (sources[{index}])"
+    first = f": {'; '.join(places)}" if places else ""
+    if not sampled["read"]:
+        raise RequestError(f"{name} has no document{first}", "check its paths, format and fields")
+    share = sampled["bad"] / (sampled["read"] + sampled["bad"])
+    if share > config.limits.max_bad_share:
+        raise RequestError(
+            f"{sampled['bad']} of the first {sampled['read'] + sampled['bad']} records of {name} cannot be read{first}",
+            "mend them, or the source's format; "
+            f"up to {config.limits.max_bad_share:.0%} are passed over (`limits.max_bad_share`)",
+        )
 
 
 def _bytes(table: Any) -> int:
