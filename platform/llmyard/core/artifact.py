@@ -111,6 +111,16 @@ class Artifact:
             self._verify(target, entry)
         return root / path if path else root
 
+    def verified(self, entry: FileEntry) -> Path:
+        """Returns the path of one file on local storage, its checksum verified when a process first asks.
+
+        Raises:
+            CorruptArtifact: It is missing or does not match its checksum.
+        """
+        target = self.storage.local(self.folder, entry.path)
+        self._verify(target, entry)
+        return target
+
     def _verify(self, target: Path, entry: FileEntry) -> None:
         try:
             stat = target.stat()

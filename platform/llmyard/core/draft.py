@@ -43,6 +43,11 @@ class Draft:
         merged = {**self.recall(), **values}
         self.storage.write(f"{self.folder}/_making/notes.json", json.dumps(merged).encode())
 
+    def keep(self, path: str, data: bytes) -> FileEntry:
+        """Writes a small file into the folder, and returns its receipt."""
+        self.storage.write(f"{self.folder}/{path}", data)
+        return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+
     def commit(
         self,
         *,

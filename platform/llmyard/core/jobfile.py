@@ -36,7 +36,7 @@ def load_job(file: str | FilePath, adapter: TypeAdapter[Model], overrides: Seque
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = _nearest(path.name, [item.name for item in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        near = nearest(path.name, [item.name for item in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
         raise RequestError(f"no job file at {path}", near or "check the path; ready files are in jobs/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read the job file {path}: {error}", "give a UTF-8 YAML file") from None
@@ -157,20 +157,20 @@ def _reason(item: Any, path: Path, model: type[BaseModel] | None) -> str:
     kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         fields = list(model.model_fields) if model is not None else []
-        near = _nearest(str(path[-1]), fields)
+        near = nearest(str(path[-1]), fields)
         return f"unknown field; {near + '; ' if near else ''}accepted: {', '.join(fields)}"
     if kind == "missing":
         return "required, but not given"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
         tag = str(context.get("tag", ""))
-        near = _nearest(tag, choices)
+        near = nearest(tag, choices)
         field = str(context.get("discriminator", "kind")).strip("'()")
         said = f"`{field}: {tag}` is unknown" if tag else f"needs `{field}:`"
         return f"{said}; {near + '; ' if near else ''}accepted: {', '.join(choices)}"
     if kind in ("literal_error", "enum"):
         choices = re.findall(r"'([^']+)'", str(context.get("expected", "")))
-        near = _nearest(str(item["input"]), choices)
+        near = nearest(str(item["input"]), choices)
         return f"{_show(item['input'])} is not accepted; {near + '; ' if near else ''}accepted: {', '.join(choices)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}; got {_show(item['input'])}" if kind != "value_error" else message
@@ -240,7 +240,8 @@ def _nearest_position(found: Positioned, path: Path, key: bool) -> Position:
     return found.values.get(path, Position(1, 1))
 
 
-def _nearest(word: str, choices: Sequence[str]) -> str:
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """Returns a question after the choice that is spelled most like a word; "" if none is."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
 

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field
 from llmyard.core.config import Config, SourcePath, absolute
 
 Language = Literal["en", "zh"]
+_NAME = "Name of the source in reports, in the shards' lineage and in mixtures."
+_WEIGHT = "How many times as often as its own size the source is drawn in training: 1 everywhere is once an epoch."
 
 
 class SmallWorldDocuments(Config):
@@ -18,6 +20,8 @@ class SmallWorldDocuments(Config):
     profile: Literal["dev", "standard", "large"] = Field("dev", description="How large, and how many names.")
     seed: int = Field(7, ge=0)
     documents: int | None = Field(None, ge=1, description="Overrides the profile's number of documents.")
+    name: str = Field("smallworld", description=_NAME)
+    weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
 
 Format = Literal["auto", "text", "json", "jsonl", "tsv", "csv", "parquet", "html", "warc", "wet"]
@@ -40,7 +44,7 @@ class Files(Config):
     """Documents from files, on this machine or on any filesystem that pyarrow knows; ``.gz`` and ``.zst`` are read."""
 
     kind: Literal["files"] = "files"
-    name: str = Field("files", description="Name of the source in reports and in the shards' lineage.")
+    name: str = Field("files", description=_NAME)
     paths: tuple[SourcePath, ...] = Field(
         min_length=1,
         description="Files, folders (with what is below) or globs; s3://, gs://, hdfs:// too; $VARIABLES are replaced.",
@@ -64,7 +68,7 @@ class Files(Config):
     document_characters: int = Field(2000, ge=1, le=1_000_000)
     share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
     max_bytes: int | None = Field(None, ge=1, description="Stop taking files or parts of files after so many bytes.")
-    weight: float = Field(1.0, gt=0, description="How often the source is drawn from when sources are mixed.")
+    weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
 
 def _absolute_folder(dataset: str) -> str:
@@ -75,7 +79,7 @@ class HubDataset(Config):
     """Documents of a data set of the Hugging Face hub, or of a local folder in its layout; streamed, never executed."""
 
     kind: Literal["hub"] = "hub"
-    name: str = Field("hub", description="Name of the source in reports and in the shards' lineage.")
+    name: str = Field("hub", description=_NAME)
     dataset: Annotated[str, AfterValidator(_absolute_folder)] = Field(
         min_length=1, description="A name on the hub, or a local folder that begins with `.`, `/`, `~` or `$`."
     )
@@ -87,7 +91,7 @@ class HubDataset(Config):
     language_field: str | None = None
     url_field: str | None = None
     share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
-    weight: float = Field(1.0, gt=0, description="How often the source is drawn from when sources are mixed.")
+    weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
 
 DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset, Field(discriminator="kind")]

@@ -45,7 +45,7 @@ def _synthetic(unit: Unit, source: SmallWorldDocuments) -> Iterator[Batch]:
     world = world_of(source)
     for start in range(unit.start, unit.stop, _SYNTHETIC_BATCH):
         documents = [world.document(index) for index in range(start, min(start + _SYNTHETIC_BATCH, unit.stop))]
-        rows = [[each.id, each.text, "smallworld", each.language, ""] for each in documents]
+        rows = [[each.id, each.text, source.name, each.language, ""] for each in documents]
         yield Batch(pa.table(list(map(list, zip(*rows, strict=True))), schema=SCHEMA), [])
 
 

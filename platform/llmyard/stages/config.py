@@ -15,7 +15,7 @@ from llmyard.models.config import Model as ModelConfig
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
-from llmyard.tokens.config import BpeTokenizer, Splits, TokenizerChoice
+from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice
 from llmyard.training.config import Training
 
 
@@ -46,6 +46,14 @@ class Prepare(Stage, Cleaning):
     block_tokens: int = Field(1024, ge=16, le=65_536, description="Tokens in a block of a shard.")
     documents_per_task: Annotated[int, Field(ge=1)] = Field(1000, description="Documents a Ray task works on at once.")
 
+    @model_validator(mode="after")
+    def _one_weight_a_name(self) -> Self:
+        weights: dict[str, float] = {}
+        for source in self.sources:
+            if weights.setdefault(source.name, source.weight) != source.weight:
+                raise ValueError(f"sources named {source.name!r} have different weights: give each a `name` of its own")
+        return self
+
 
 class CausalLm(Config):
     """Predict each token from those before it."""
@@ -62,6 +70,15 @@ class Pretrain(Stage, Training):
     model: Gpt2 | None = None
     objective: CausalLm = CausalLm()
     sequence_length: int = Field(256, ge=8, le=131_072)
+    packing: Packing = Field(
+        "concatenate",
+        description="How documents become sequences: cut from their stream; best_fit: whole ones together, without "
+        "cuts where they fit; document: one a sequence, what is over is left out.",
+    )
+    document_boundaries: bool = Field(
+        False, description="No token attends to another document of its sequence, nor is predicted from it."
+    )
+    mixture: Mixture | None = Field(None, description="How often each source is drawn; by size and weight without it.")
 
     @model_validator(mode="after")
     def _model_or_init(self) -> Self:

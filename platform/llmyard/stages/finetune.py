@@ -23,7 +23,7 @@ from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.task import BadExample, Record
 from llmyard.tokens.tokenizer import FILE
 
-REVISION = 1
+REVISION = 2
 ENCODED_SPLITS = ("train", "validation")
 BLOCK_TOKENS = 1024
 
@@ -70,6 +70,8 @@ def make(config: Finetune, making: Making) -> Made:
 def _encode(config: Finetune, making: Making) -> Artifact:
     """Returns the shards artifact of the encoded examples, made unless an equal one is there."""
     from llmyard.runtime.datasets import map_units
+    from llmyard.tokens import shard_index
+    from llmyard.tokens.shard_index import ShardFacts
 
     store, name = making.context.store, f"{config.output}-data"
     tokenizer = making.parents["tokenizer"]
@@ -99,13 +101,16 @@ def _encode(config: Finetune, making: Making) -> Artifact:
         names = {key: sorted(values) for key, values in sorted(labels.items())}
         encode = Encode(config, tokenizer, names, draft.storage, draft.folder, draft.lease.fence)
         entries: list[FileEntry] = []
+        shards: list[ShardFacts] = []
         counts: Counter[str] = Counter()
         bad: list[dict[str, Any]] = []
         for result in map_units(rows, encode):
             entries += [FileEntry(**entry) for entry in result["files"]]
+            shards += [ShardFacts(**each) for each in result["shards"]]
             counts.update(result["counts"])
             bad += result["bad"]
         _refuse(config, counts, bad)
+        entries.append(draft.keep(shard_index.FILE, shard_index.to_parquet(shards)))
         return draft.commit(
             config={"task": config.task.model_dump(mode="json"), "data": config.data.model_dump(mode="json")},
             parents=[tokenizer.reference],
@@ -198,6 +203,7 @@ class Encode:
             files = writer.close() if writer.documents else []
         return {
             "files": [asdict(entry) for entry in files],
+            "shards": [asdict(writer.facts)] if files else [],
             "counts": counts,
             "bad": [asdict(item) for item in bad[:20]],
         }

@@ -61,6 +61,8 @@ def _digest(path: str) -> str:
 def make(config: Prepare, making: Making) -> Made:
     """Makes the shards (and the tokenizer, an artifact of its own)."""
     from llmyard.runtime.datasets import map_units, map_with
+    from llmyard.tokens import shard_index
+    from llmyard.tokens.shard_index import ShardFacts
 
     files = {str(path): int(size) for source in config.sources for path, size, *_ in listing(source)}
     portions = portions_of(plan(config.sources, config.documents_per_task), files)
@@ -94,9 +96,11 @@ def make(config: Prepare, making: Making) -> Made:
     tokenizer = making.parents.get("tokenizer") or _train_tokenizer(config, making, kept)
 
     entries: list[FileEntry] = []
+    shards: list[ShardFacts] = []
     for receipt in map_with(rows, Encode, (kept, tokenizer, config, draft.folder, draft.lease.fence)):
         done += 1
         entries += [FileEntry(**entry) for entry in receipt["files"]]
+        shards += [ShardFacts(**each) for each in receipt["shards"]]
         report.encoded(receipt)
         making.progress.update(min(done, total), total, f"{sum(report.tokens.values()):,} tokens")
     if not report.tokens["train"]:
@@ -104,10 +108,11 @@ def make(config: Prepare, making: Making) -> Made:
             "no document is left for training",
             "loosen the quality rules or the splits; counts: " + str(dict(report.counts)),
         )
-    entries.append(_keep(making, "sources.jsonl", _listing(config)))
+    entries.append(draft.keep(shard_index.FILE, shard_index.to_parquet(shards)))
+    entries.append(draft.keep("sources.jsonl", _listing(config).encode()))
     details = {"vocab_size": tokenizer.details["vocab_size"], "corpus": _corpus(config), **report.details()}
     for page, html in pages(config.output, details, report.counts).items():
-        entries.append(_keep(making, page, html))
+        entries.append(draft.keep(page, html.encode()))
     making.run.attach([*PAGES.values()])
     made_here = (tokenizer,) if "tokenizer" not in making.parents else ()
     order = sorted(entries, key=lambda entry: entry.path)
@@ -258,13 +263,6 @@ def _listing(config: Prepare) -> str:
         for path, size, version in listing(source)
     ]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _keep(making: Making, name: str, text: str) -> FileEntry:
-    """Writes a text into the artifact."""
-    data = text.encode()
-    making.draft.storage.write(f"{making.draft.folder}/{name}", data)
-    return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _corpus(config: Prepare) -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import DataError, RequestError
+from llmyard.core.jobfile import nearest
 from llmyard.stages.config import Pretrain
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training
 
-REVISION = 1
+if TYPE_CHECKING:
+    from llmyard.tokens.mixture import Phase
+
+REVISION = 2
 
 
 def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
@@ -28,11 +33,62 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
                 f"{config.sequence_length}",
                 "prepare more text, a larger share of that split, or set a smaller sequence_length",
             )
+    _check_sources(config, weights_of(shards))
     found = {"shards": shards, "tokenizer": tokenizers[0]}
     if config.init != "scratch":
         found["base"] = store.get(config.init, "checkpoint")
         same_tokenizer(found["base"], tokenizers[0])
     return found
+
+
+def weights_of(shards: Artifact) -> dict[str, float]:
+    """Returns the weights of a corpus's sources by their names."""
+    sources = shards.config.get("sources", ())
+    return {str(each.get("name") or each["kind"]): float(each.get("weight", 1.0)) for each in sources}
+
+
+def _check_sources(config: Pretrain, known: Mapping[str, float]) -> None:
+    """Raises RequestError if the mixture names a source that the corpus does not have, or leaves one out."""
+    for shares in config.mixture.named() if config.mixture is not None else ():
+        there = f"{config.shards} holds: {', '.join(known)}"
+        for name in shares:
+            if name not in known:
+                near = nearest(name, list(known))
+                raise RequestError(f"mixture: unknown source {name!r}", f"{near + '; ' if near else ''}{there}")
+        missing = [name for name in known if name not in shares]
+        if missing:
+            raise RequestError(
+                f"mixture: no share for source {missing[0]!r} beside {shares}", f"give 0 to leave one out; {there}"
+            )
+
+
+def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
+    """Returns the phases of a run's mixture; none where every source is drawn by its size.
+
+    Raises:
+        DataError: A shard holds several sources.
+    """
+    weights = weights_of(shards)
+    if config.mixture is None and len(set(weights.values())) <= 1:
+        return ()
+    from llmyard.tokens.mixture import phases_of
+    from llmyard.tokens.shards import ShardSet
+
+    sizes = dict.fromkeys(weights, 0)
+    for shard in ShardSet.of(shards, "train").shards:
+        if shard.source not in sizes:
+            raise DataError(f"a shard of {shards.reference} holds several sources", "prepare the corpus again")
+        sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
+    return phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+
+
+def shown(phases: Sequence[Phase], samples: int) -> list[dict[str, Any]]:
+    """Returns phases as a run's details show them: where each ends, as a share of the run, and its shares."""
+    ends = accumulate(phase.samples or 0 for phase in phases[:-1])
+    return [
+        {"until": until, "shares": {name: round(share, 6) for name, share in phase.normalized().items()}}
+        for until, phase in zip([*(end / samples for end in ends), 1.0], phases, strict=True)
+    ]
 
 
 def same_tokenizer(checkpoint: Artifact, tokenizer: Artifact) -> None:
@@ -54,6 +110,7 @@ def make(config: Pretrain, making: Making) -> Made:
     from llmyard.runtime.trainer import Board
 
     draft = making.draft
+    phases = phases_in(config, making.parents["shards"])
     job = TrainJob(
         config=config,
         storage=draft.storage,
@@ -65,6 +122,10 @@ def make(config: Pretrain, making: Making) -> Made:
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
         board=Board.start(),
+        phases=phases,
     )
     metrics = run_training(job, making)
-    return Made(metrics, {"task": "causal_lm", "sequence_length": config.sequence_length, "family": "gpt2"})
+    details: dict[str, Any] = {"task": "causal_lm", "sequence_length": config.sequence_length, "family": "gpt2"}
+    if phases:
+        details["mixture"] = shown(phases, config.steps * config.batch.size)
+    return Made(metrics, details)

@@ -8,13 +8,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact
 from llmyard.core.storage import Storage
 from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.stage import Making
 from llmyard.tokens.tokenizer import FILE
+
+if TYPE_CHECKING:
+    from llmyard.tokens.mixture import Phase
+    from llmyard.tokens.order import Order
+    from llmyard.tokens.shards import ShardSet
+    from llmyard.tokens.views import View
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class TrainJob:
         fence: Of the lease.
         ticket: Opens the run's tracker.
         board: Where to say how far it is.
+        phases: Of the mixture of sources; none where each is drawn by its size.
     """
 
     config: Pretrain | Finetune
@@ -42,6 +49,7 @@ class TrainJob:
     fence: int
     ticket: Any
     board: Any
+    phases: tuple[Phase, ...] = ()
 
 
 def run_training(job: TrainJob, making: Making) -> dict[str, float]:
@@ -83,7 +91,7 @@ def work(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
-    view, validation, objective = _data(job, tokenizer)
+    view, order, validation, objective = _data(job, tokenizer)
     torch.manual_seed(stage.seed)
     model = load(job.base.local()) if job.base is not None else _build(job, tokenizer)
 
@@ -104,7 +112,7 @@ def work(config: Mapping[str, Any]) -> None:
         checkpoints.save(step, {**state, "tracking": _tensor_of(tracker.checkpoint_state())})
 
     try:
-        metrics = train(model, objective, view, stage, peers, Hooks(log, save), start, device)
+        metrics = train(model, objective, view, stage, peers, Hooks(log, save), start, device, order)
         loss = mean_loss(model, objective, validation, stage, peers)
         metrics |= {"validation_loss": loss}
         if stage.kind == "pretrain":
@@ -130,21 +138,37 @@ def _bytes_of(tensor: Any) -> bytes:
     return torch.as_tensor(tensor, dtype=torch.uint8).numpy().tobytes()
 
 
-def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Any, Any]:
-    """Returns the training view, the validation view and the objective of a job."""
+def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Order, Any, Any]:
+    """Returns the training view and its order, the validation view and the objective of a job."""
+    from llmyard.tokens.packing import packed
     from llmyard.tokens.shards import ShardSet
-    from llmyard.tokens.views import ExampleView, PackedView
+    from llmyard.tokens.views import ExampleView
     from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective, SpanObjective
 
     train, validation = ShardSet.of(job.shards, "train"), ShardSet.of(job.shards, "validation")
     if isinstance(job.config, Pretrain):
-        length = job.config.sequence_length
-        return PackedView(train, length), PackedView(validation, length), CausalLmObjective()
-    views = ExampleView(train), ExampleView(validation)
+        how = job.config.sequence_length, job.config.packing, job.config.document_boundaries
+        view = packed(train, *how)
+        objective = CausalLmObjective(tokenizer.pad_id, job.config.document_boundaries)
+        return view, _order(job, view, train), packed(validation, *how), objective
+    examples = ExampleView(train)
+    views = examples, _order(job, examples, train), ExampleView(validation)
     if job.labels:
         return *views, SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
     smoothing = getattr(job.config.model, "label_smoothing", 0.0)
     return *views, SequenceToSequenceObjective(tokenizer.pad_id, smoothing)
+
+
+def _order(job: TrainJob, view: View, shards: ShardSet) -> Order:
+    """Returns the order of a job's samples; shards on remote storage are fetched ahead of it."""
+    from llmyard.tokens.mixture import MixedOrder
+    from llmyard.tokens.order import DataOrder
+    from llmyard.tokens.prefetch import prefetching
+
+    if not job.phases:
+        return prefetching(DataOrder(view.rows, job.config.seed), shards)
+    sources = [shard.source for shard in shards.shards]
+    return prefetching(MixedOrder(view.rows, sources, job.phases, job.config.seed), shards)
 
 
 def _build(job: TrainJob, tokenizer: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmyard.core.config import Config
 
@@ -84,3 +85,52 @@ class Splits(Config):
 
     validation: float = Field(0.02, ge=0, lt=0.5)
     test: float = Field(0.0, ge=0, lt=0.5)
+
+
+Packing = Literal["concatenate", "best_fit", "document"]
+Share = Annotated[float, Field(ge=0)]
+Shares = Annotated[dict[str, Share], Field(min_length=1)]
+
+
+def _drawn(shares: dict[str, float]) -> None:
+    if not any(shares.values()):
+        raise ValueError(f"no source has a share above 0: {shares}")
+
+
+class CurriculumPhase(Config):
+    """Other shares for the first part of training."""
+
+    until: float = Field(gt=0, lt=1, description="Where the phase ends, as a share of all samples of the run.")
+    shares: Shares = Field(description="As in `mixture`.")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        _drawn(self.shares)
+        return self
+
+
+class Mixture(Config):
+    """How often each source is drawn in training; a source with a larger share than its size repeats sooner."""
+
+    shares: Shares | None = Field(
+        None,
+        description="A share for every source by its name, relative to each other; 0 leaves one out. "
+        "Without them the sources' weights decide.",
+    )
+    curriculum: tuple[CurriculumPhase, ...] = Field(
+        (), description="Phases before, in order; after the last of them `shares` hold."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.shares is not None:
+            _drawn(self.shares)
+        ends = [phase.until for phase in self.curriculum]
+        if any(one >= two for one, two in pairwise(ends)):
+            raise ValueError(f"the curriculum's `until` must grow from phase to phase, not {ends}")
+        return self
+
+    def named(self) -> list[dict[str, float]]:
+        """Returns the shares of all phases that name their sources."""
+        phases = [phase.shares for phase in self.curriculum]
+        return phases if self.shares is None else [*phases, self.shares]

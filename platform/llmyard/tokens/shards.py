@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ import pyarrow.parquet as pq
 from llmyard.core.artifacts import Artifact, FileEntry, sha256_of
 from llmyard.core.errors import CorruptArtifact, DataError, LlmyardError
 from llmyard.core.storage import write_failed
+from llmyard.tokens.shard_index import ShardFacts
+
+if TYPE_CHECKING:
+    from llmyard.tokens.stored import Readable
 
 FORMAT_VERSION = 1
 # Above this many rows a row group, the arithmetic below was seen to be silently wrong (pages are split).
@@ -147,6 +151,19 @@ class ShardWriter:
         """Documents so far."""
         return len(self._documents["id"])
 
+    @property
+    def _source(self) -> str:
+        sources = set(self._documents["source"])
+        return str(sources.pop()) if len(sources) == 1 else ""
+
+    @property
+    def facts(self) -> ShardFacts:
+        """What the artifact's index says of the shard."""
+        return ShardFacts(
+            self.name, self.name.partition("-")[0], self._source, self._position, self.documents, self.block_tokens,
+            self.dtype.str, self.with_labels,
+        )  # fmt: skip
+
     def close(self) -> list[FileEntry]:
         """Writes the shard, reads it back through the computed offsets, and returns the receipts.
 
@@ -159,6 +176,7 @@ class ShardWriter:
             "block_tokens": self.block_tokens,
             "tokens": self._position,
             "documents": self.documents,
+            "source": self._source,
         }
         streams = {"tokens": self._tokens} | ({"labels": self._labels} if self.with_labels else {})
         columns = {key: self._blocks(parts) for key, parts in streams.items()}
@@ -235,6 +253,7 @@ class Shard:
                 self.block_tokens = int(meta["block_tokens"])
                 self.tokens = int(meta["tokens"])
                 self.document_count = int(meta["documents"])
+                self._source = meta.get("source")
         except FileNotFoundError:
             raise
         except (pa.ArrowException, ValueError, TypeError, KeyError, OSError) as error:
@@ -290,10 +309,23 @@ class Shard:
             start, length = start + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
-    @cached_property
+    @property
     def documents(self) -> pa.Table:
         """The table of documents."""
-        return pq.read_table(self.path.with_name(self.path.name.replace(".tokens.", ".documents.")))
+        return self.document_columns()
+
+    def document_columns(self, *names: str) -> pa.Table:
+        """Returns columns of the table of documents; all without names. It is read anew each time."""
+        path = self.path.with_name(self.path.name.replace(".tokens.", ".documents."))
+        return pq.read_table(path, columns=list(names) or None)
+
+    @cached_property
+    def source(self) -> str:
+        """The source of all documents; "" where there are several."""
+        if self._source is not None:
+            return str(self._source)
+        found = self.document_columns("source")["source"].unique().to_pylist()  # older shards do not say it
+        return str(found[0]) if len(found) == 1 else ""
 
 
 class ShardSet:
@@ -303,22 +335,40 @@ class ShardSet:
         folder: Local folder with the shards' files.
         split: ``train``, ``validation`` or ``test``.
         names: Files that belong to it; None takes all that are there.
+        shards: Shards to take instead of what is in the folder.
 
     Raises:
         DataError: The split has no shard.
     """
 
-    def __init__(self, folder: str | Path, split: str, names: Collection[str] | None = None) -> None:
-        self.folder, self.split = Path(folder), split
-        found = sorted(self.folder.glob(f"{split}-*.tokens.parquet"))
-        self.shards = [Shard(path) for path in found if names is None or path.name in names]
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        names: Collection[str] | None = None,
+        shards: Sequence[Readable] | None = None,
+    ) -> None:
+        self.split = split
+        if shards is None:
+            found = sorted(Path(folder).glob(f"{split}-*.tokens.parquet"))
+            shards = [Shard(path) for path in found if names is None or path.name in names]
+        self.shards = list(shards)
         if not self.shards:
             raise DataError(f"there are no shards of split {split!r} in {folder}", "prepare the corpus with that split")
 
     @classmethod
     def of(cls, artifact: Artifact, split: str) -> ShardSet:
-        """Returns a split of a shards artifact, its checksums verified; files that it does not list are left out."""
-        return cls(artifact.local(), split, {entry.path for entry in artifact.files()})
+        """Returns a split of a shards artifact; files that it does not list are left out.
+
+        With an index (``shards.parquet``) nothing is opened before it is read, a checksum is verified then, and files
+        on remote storage come through this machine's cache. Older artifacts are taken whole.
+        """
+        from llmyard.tokens.stored import stored_shards
+
+        shards = stored_shards(artifact, split)
+        if shards is None:
+            return cls(artifact.local(), split, {entry.path for entry in artifact.files()})
+        return cls(artifact.uri, split, shards=shards)
 
     @property
     def tokens(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from llmyard.core.errors import DataError
 from llmyard.tokens.shards import ShardSet
+
+# Tables of examples kept in memory, some 30 bytes an example; shards of examples are small.
+_TABLES = 4096
 
 
 class View(Protocol):
@@ -20,8 +23,8 @@ class View(Protocol):
     def rows(self) -> list[int]:
         """Samples in each shard."""
 
-    def __call__(self, shard: int, row: int) -> Any:
-        """Returns one sample."""
+    def __call__(self, shard: int, row: int, epoch: int = 0) -> Any:
+        """Returns one sample; where chance plays a part, another one each epoch."""
 
     def length(self, shard: int, row: int) -> int:
         """Returns a sample's number of tokens, without reading it."""
@@ -46,7 +49,7 @@ class PackedView:
                 "prepare more text, or set a smaller sequence_length",
             )
 
-    def __call__(self, shard: int, row: int) -> npt.NDArray[Any]:
+    def __call__(self, shard: int, row: int, epoch: int = 0) -> npt.NDArray[Any]:
         return self._shards.shards[shard].read(row * self._length, self._length + 1)
 
     def length(self, shard: int, row: int) -> int:
@@ -79,21 +82,16 @@ class ExampleView:
         self.rows = [shard.document_count for shard in shards.shards]
         if not sum(self.rows):
             raise DataError(f"split {shards.split!r} holds no examples", "check the data and the length limits")
+        self._table = lru_cache(_TABLES)(self._read_table)
 
-    @cached_property
-    def _tables(
-        self,
-    ) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
-        tables = []
-        for shard in self._shards.shards:
-            documents = shard.documents
-            start, length, target = (documents[name].to_numpy() for name in ("start", "length", "target_start"))
-            pairs = documents["pairs"].combine_chunks()
-            tables.append((start, length, target, pairs.flatten().to_numpy(), pairs.offsets.to_numpy()))
-        return tables
+    def _read_table(self, shard: int) -> tuple[npt.NDArray[Any], ...]:
+        documents = self._shards.shards[shard].document_columns("start", "length", "target_start", "pairs")
+        start, length, target = (documents[name].to_numpy() for name in ("start", "length", "target_start"))
+        pairs = documents["pairs"].combine_chunks()
+        return start, length, target, pairs.flatten().to_numpy(), pairs.offsets.to_numpy()
 
-    def __call__(self, shard: int, row: int) -> Example:
-        start, length, target, pairs, ends = self._tables[shard]
+    def __call__(self, shard: int, row: int, epoch: int = 0) -> Example:
+        start, length, target, pairs, ends = self._table(shard)
         reader = self._shards.shards[shard]
         at, count = int(start[row]), int(length[row])
         labels = reader.read(at, count, "labels") if "labels" in reader.streams else None
@@ -103,4 +101,4 @@ class ExampleView:
 
     def length(self, shard: int, row: int) -> int:
         """Returns an example's number of tokens."""
-        return int(self._tables[shard][1][row])
+        return int(self._table(shard)[1][row])

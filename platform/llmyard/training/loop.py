@@ -13,7 +13,7 @@ import torch
 
 from llmyard.core.errors import TrainingError
 from llmyard.core.seeds import mix
-from llmyard.tokens.order import DataOrder
+from llmyard.tokens.order import DataOrder, Order
 from llmyard.tokens.views import View
 from llmyard.training.config import Training
 from llmyard.training.objectives import Batch, Objective
@@ -66,6 +66,7 @@ def train(
     hooks: Hooks,
     start: tuple[int, dict[str, Any]] | None = None,
     device: torch.device | None = None,
+    order: Order | None = None,
 ) -> dict[str, float]:
     """Trains to ``config.steps`` steps and returns the last metrics.
 
@@ -81,6 +82,7 @@ def train(
         hooks: Logging and saving.
         start: (steps done, state) of a checkpoint to go on from.
         device: Where to compute; the CPU by default.
+        order: Of the samples; all shards shuffled by default.
 
     Raises:
         TrainingError: The loss or a gradient is not finite.
@@ -95,7 +97,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
     dtype = compute_dtype(config.precision, device, model.config.hidden_size)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    order = DataOrder(view.rows, config.seed)
+    order = order if order is not None else DataOrder(view.rows, config.seed)
     metrics: dict[str, float] = dict(state.get("metrics", {})) if start is not None else {}
     began, waited = time.perf_counter(), 0.0
 
@@ -160,7 +162,7 @@ def mean_loss(model: Any, objective: Objective, view: View, config: Training, pe
 
 
 def _prefetched(
-    order: DataOrder, view: View, objective: Objective, config: Training, peers: Peers, first: int
+    order: Order, view: View, objective: Objective, config: Training, peers: Peers, first: int
 ) -> Iterator[tuple[int, list[tuple[int, Batch]], float]]:
     """Yields (step, this worker's [(number of the micro-batch, micro-batch)], seconds waited), one step read ahead.
 
@@ -175,7 +177,7 @@ def _prefetched(
         batches = []
         for number in range(peers.rank, size // micro, peers.world):
             chosen = places[number * micro : (number + 1) * micro]
-            samples = [view(place.shard, place.row) for place in chosen]
+            samples = [view(place.shard, place.row, place.epoch) for place in chosen]
             batches.append((step * (size // micro) + number, objective.collate(samples)))
         return batches
 

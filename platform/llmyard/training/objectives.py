@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmyard.tokens.packing import PackedSequence, positions
 from llmyard.tokens.views import Example
 
 Batch = dict[str, Tensor]
@@ -36,20 +37,49 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class CausalLmObjective:
-    """Cross-entropy of each token given those before it, in nats."""
+    """Cross-entropy of each token given those before it, in nats.
+
+    Attributes:
+        pad_id: Fills sequences that are shorter than the batch's longest.
+        document_boundaries: No token attends to another document of its sequence or is predicted from it. Positions
+            begin anew with each document, by which transformers tells them apart.
+    """
+
+    pad_id: int = 0
+    document_boundaries: bool = False
 
     def collate(self, samples: Sequence[Any]) -> Batch:
-        """Returns ``ids`` (B, T+1)."""
-        return {"ids": torch.from_numpy(np.stack(samples).astype(np.int64))}
+        """Returns ``ids`` (B, T+1), ``labels`` (B, T) and, with boundaries, ``positions`` (B, T).
+
+        Args:
+            samples: Arrays of ids, or packed sequences.
+        """
+        rows = [sample.tokens if isinstance(sample, PackedSequence) else sample for sample in samples]
+        ids = pad(rows, self.pad_id)
+        labels = ids[:, 1:].clone()
+        for row, tokens in enumerate(rows):
+            labels[row, max(0, len(tokens) - 1) :] = IGNORE
+        if not self.document_boundaries:
+            return {"ids": ids, "labels": labels}
+        places = np.zeros(labels.shape, np.int64)
+        for row, sample in enumerate(samples):
+            starts = np.append(sample.starts, len(sample.tokens))  # the padding counts as one more document
+            places[row] = positions(starts, places.shape[1])
+            first = starts[(starts > 0) & (starts <= places.shape[1])]
+            labels[row, torch.from_numpy(first - 1)] = IGNORE
+        return {"ids": ids, "labels": labels, "positions": torch.from_numpy(places)}
 
     def targets(self, batch: Batch) -> int:
-        """Returns B times T."""
-        return int(batch["ids"][:, 1:].numel())
+        """Returns the number of predicted tokens: B times T, less padding and documents' first tokens."""
+        return int((batch["labels"] != IGNORE).sum())
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        logits = model(input_ids=batch["ids"][:, :-1], use_cache=False).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["ids"][:, 1:].flatten(), reduction="sum")
+        placed = {"position_ids": batch["positions"]} if "positions" in batch else {}
+        logits = model(input_ids=batch["ids"][:, :-1], use_cache=False, **placed).logits
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE, reduction="sum"
+        )
 
 
 @dataclass(frozen=True)

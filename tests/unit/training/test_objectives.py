@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmyard.models.config import Bert, EncoderDecoder
+from llmyard.models.config import Bert, EncoderDecoder, Gpt2
 from llmyard.models.families import build, build_tagger
+from llmyard.tokens.packing import PackedSequence
 from llmyard.tokens.views import Example
 from llmyard.training.objectives import (
     IGNORE,
@@ -91,3 +92,52 @@ def test_a_batch_of_taggings_loses_what_its_texts_lose_alone() -> None:
     together = float(objective.loss(model, batch))
     alone = sum(float(objective.loss(model, objective.collate([each]))) for each in samples)
     assert together == pytest.approx(alone, rel=1e-5)
+
+
+def packed_of(*documents: list[int]) -> PackedSequence:
+    lengths = np.array([len(each) for each in documents])
+    return PackedSequence(np.concatenate(documents).astype(np.uint16), np.cumsum(lengths) - lengths)
+
+
+@torch.no_grad()
+def test_a_packed_document_has_the_logits_it_has_alone() -> None:
+    torch.manual_seed(0)
+    model = build(
+        Gpt2(layers=3, hidden_size=32, heads=4), vocab_size=50, pad_id=0, end_id=1, max_tokens=24
+    ).eval()  # fmt: skip
+    documents = [[7, 8, 9, 4, 5, 1], [1], [6, 2, 30, 31, 32, 33, 34, 1], [3, 4, 1]]
+    objective = CausalLmObjective(0, document_boundaries=True)
+    batch = objective.collate([packed_of(*documents), packed_of(documents[2])])
+    logits = model(input_ids=batch["ids"][:, :-1], position_ids=batch["positions"], use_cache=False).logits
+    at = 0
+    for ids in documents:
+        alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        together = logits[0, at : at + len(ids)]
+        assert torch.allclose(together, alone[: len(together)], atol=1e-5)
+        at += len(ids)
+    plain = model(input_ids=batch["ids"][:, :-1], use_cache=False).logits
+    assert not torch.allclose(plain[0, 7:10], logits[0, 7:10], atol=1e-3)  # without them documents see each other
+
+
+@torch.no_grad()
+def test_packed_documents_lose_what_they_lose_alone() -> None:
+    torch.manual_seed(0)
+    model = build(Gpt2(layers=2, hidden_size=16, heads=2), vocab_size=50, pad_id=0, end_id=1, max_tokens=24).eval()
+    documents = [[7, 8, 9, 4, 5, 1], [6, 2, 30, 31, 1], [3, 4, 1], [9, 1]]
+    objective = CausalLmObjective(0, document_boundaries=True)
+    batch = objective.collate([packed_of(*documents[:2]), packed_of(*documents[2:])])
+    assert batch["labels"].tolist() == [
+        [8, 9, 4, 5, 1, IGNORE, 2, 30, 31, 1], [4, 1, IGNORE, 1, *[IGNORE] * 6],
+    ]  # fmt: skip
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3], [0, 1, 2, 0, 1, 0, 1, 2, 3, 4]]
+    alone = [objective.collate([packed_of(each)]) for each in documents]
+    assert objective.targets(batch) == sum(objective.targets(each) for each in alone) == 12
+    together = float(objective.loss(model, batch))
+    assert together == pytest.approx(sum(float(objective.loss(model, each)) for each in alone), rel=1e-5)
+
+
+def test_without_boundaries_only_padding_is_no_target() -> None:
+    objective = CausalLmObjective(0)
+    batch = objective.collate([packed_of([7, 8, 1], [9, 1]), packed_of([3, 1])])
+    assert batch["labels"].tolist() == [[8, 1, 9, 1], [1, IGNORE, IGNORE, IGNORE]]
+    assert "positions" not in batch

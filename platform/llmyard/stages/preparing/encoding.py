@@ -146,6 +146,7 @@ class Encode:
             files = [*shards.close(), removed.entry()]
         receipt = {
             "files": [asdict(entry) for entry in files],
+            "shards": [asdict(each) for each in shards.facts],
             "tokens": dict(shards.tokens),
             "funnel": [[*key, count] for key, count in funnel.items()],
             "counts": {name: count for name, count in counts.items() if count},
@@ -238,6 +239,7 @@ class Shards:
         self._open: dict[str, Any] = {}
         self._parts: Counter[str] = Counter()
         self._files: list[Any] = []
+        self.facts: list[Any] = []
         self.tokens: Counter[str] = Counter()
 
     def add(self, table: Any, ids: Any, offsets: Any, splits: Any) -> None:
@@ -258,15 +260,19 @@ class Shards:
             writer.add_many(ids, offsets, chosen, self._tokenizer.end_id, rows["id"], rows["source"])
             self.tokens[split] += writer.tokens - before
             if writer.tokens >= SHARD_TOKENS:
-                self._files += writer.close()
-                del self._open[split]
-                self._parts[split] += 1
+                self._finish(split)
 
     def close(self) -> list[Any]:
-        """Writes what is open; returns the entries of all files."""
+        """Writes what is open; returns the entries of all files. ``facts`` then tells of all shards."""
         for split in sorted(self._open):
-            self._files += self._open[split].close()
+            self._finish(split)
         return self._files
+
+    def _finish(self, split: str) -> None:
+        writer = self._open.pop(split)
+        self._files += writer.close()
+        self.facts.append(writer.facts)
+        self._parts[split] += 1
 
 
 class folder_for:
