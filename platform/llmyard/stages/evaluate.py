@@ -108,7 +108,7 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
     for split in config.splits:
         units = [{"split": split, "part": part, "parts": LOSS_PARTS} for part in range(LOSS_PARTS)]
         total = targets = unigram = 0.0
-        arguments = (checkpoint, shards, trained.sequence_length, config.batch_size, config.limit)
+        arguments = (checkpoint, shards, trained, config.batch_size, config.limit)
         for done, row in enumerate(map_with(units, LossWorker, arguments), start=1):
             total, targets, unigram = total + row["loss"], targets + row["targets"], unigram + row["unigram"]
             making.progress.update(done, len(units), split)
@@ -122,14 +122,18 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
 
 
 class LossWorker:
-    """Sums the loss over its share of a split's sequences, and that of the training split's token frequencies."""
+    """Sums the loss over its share of a split's sequences, packed as in training, and that of the training split's
+    token frequencies.
+    """
 
-    def __init__(self, checkpoint: Artifact, shards: Artifact, length: int, batch_size: int, limit: int | None) -> None:
+    def __init__(
+        self, checkpoint: Artifact, shards: Artifact, trained: Pretrain, batch_size: int, limit: int | None
+    ) -> None:
         from llmyard.models.families import load
 
         self.model = load(checkpoint.local())
         self.shards = shards
-        self.length, self.batch_size, self.limit = length, batch_size, limit
+        self.trained, self.batch_size, self.limit = trained, batch_size, limit
         self.vocab_size = int(self.model.config.vocab_size)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -137,15 +141,17 @@ class LossWorker:
         import torch
 
         from llmyard.tokens.order import DataOrder
+        from llmyard.tokens.packing import packed
         from llmyard.tokens.shards import ShardSet
-        from llmyard.tokens.views import PackedView
-        from llmyard.training.objectives import CausalLmObjective
+        from llmyard.training.objectives import IGNORE, CausalLmObjective
 
         counts = np.ones(self.vocab_size)  # add-one smoothing
         for shard in ShardSet.of(self.shards, "train").shards:
             counts += np.bincount(shard.read(0, shard.tokens), minlength=self.vocab_size)
         surprise = -np.log(counts / counts.sum())
-        view, objective = PackedView(ShardSet.of(self.shards, unit["split"]), self.length), CausalLmObjective()
+        trained, held = self.trained, ShardSet.of(self.shards, unit["split"])
+        view = packed(held, trained.sequence_length, trained.packing, trained.document_boundaries)
+        objective = CausalLmObjective(document_boundaries=trained.document_boundaries)
         order = DataOrder(view.rows, 0, shuffle=False)
         count = min(order.samples_per_epoch, self.limit or order.samples_per_epoch)
         loss = targets = unigram = 0.0
@@ -155,7 +161,8 @@ class LossWorker:
                 batch = objective.collate([view(place.shard, place.row) for place in places])
                 loss += float(objective.loss(self.model, batch))
                 targets += objective.targets(batch)
-                unigram += float(surprise[batch["ids"][:, 1:].numpy()].sum())
+                labels = batch["labels"].numpy()
+                unigram += float(surprise[labels[labels != IGNORE]].sum())
         return {"loss": loss, "targets": targets, "unigram": unigram}
 
 

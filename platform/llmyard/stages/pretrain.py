@@ -25,12 +25,12 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
     tokenizers = [store.get(parent) for parent in shards.parents if parent.startswith("tokenizer/")]
     if not tokenizers or shards.config.get("kind") != "prepare":
         raise RequestError(f"{shards.reference} holds no token streams made by `prepare`", "name prepared shards")
+    least = config.sequence_length if config.packing == "concatenate" else 1
     for split in ("train", "validation"):  # said here, since workers would be started again and again for it
         tokens = shards.metrics.get(f"tokens_{split}", 0.0)
-        if tokens <= config.sequence_length:
+        if tokens <= least:
             raise DataError(
-                f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of "
-                f"{config.sequence_length}",
+                f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of {least}",
                 "prepare more text, a larger share of that split, or set a smaller sequence_length",
             )
     _check_sources(config, weights_of(shards))
