@@ -66,7 +66,7 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     """Returns the phases of a run's mixture; none where every source is drawn by its size.
 
     Raises:
-        DataError: A shard holds several sources.
+        DataError: A shard holds several sources, or a source with a share has too little text for one sequence.
     """
     weights = weights_of(shards)
     if config.mixture is None and len(set(weights.values())) <= 1:
@@ -78,8 +78,15 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     for shard in ShardSet.of(shards, "train").shards:
         if shard.source not in sizes:
             raise DataError(f"a shard of {shards.reference} holds several sources", "prepare the corpus again")
-        sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
-    return phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+        if config.packing != "concatenate" or shard.tokens > config.sequence_length:
+            sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
+    phases = phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+    for name in {name for phase in phases for name, share in phase.shares.items() if share and not sizes[name]}:
+        raise DataError(
+            f"mixture: source {name!r} of {shards.reference} has no shard of one sequence",
+            "give it the share 0, prepare more text of it, or set a smaller sequence_length",
+        )
+    return phases
 
 
 def shown(phases: Sequence[Phase], samples: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
-from llmyard.core.errors import ConfigError, RequestError
+from llmyard.core.errors import ConfigError, DataError, RequestError
 from llmyard.core.jobfile import load_job
 from llmyard.core.storage import Storage
 from llmyard.stages.config import Prepare, Pretrain, job_adapter
@@ -99,6 +99,15 @@ def test_a_curriculum_stands_in_the_details(store: ArtifactStore) -> None:
     assert shown(phases, 800) == [
         {"until": 0.25, "shares": {"新闻": 1.0, "books": 0.0}}, {"until": 1.0, "shares": {"新闻": 0.75, "books": 0.25}},
     ]  # fmt: skip
+
+
+def test_a_source_too_short_for_one_sequence_is_refused(store: ArtifactStore) -> None:
+    shards = corpus(store, EQUAL)
+    drawn = {"mixture": {"shares": {"新闻": 1, "books": 1}}, "sequence_length": 2000}
+    with pytest.raises(DataError, match=r"source 'books' of shards/corpus@.* has no shard of one sequence"):
+        phases_in(job(**drawn), shards)
+    assert phases_in(job(**drawn, packing="best_fit"), shards)
+    assert phases_in(job(mixture={"shares": {"新闻": 1, "books": 0}}, sequence_length=2000), shards)
 
 
 def test_sources_of_one_name_have_one_weight() -> None:
