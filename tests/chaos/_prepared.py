@@ -8,7 +8,7 @@ import os
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def harvest(storage: Path) -> Harvest:
     """Returns what a finished job left, every file read."""
     from llmyard.core.artifacts import ArtifactStore
     from llmyard.core.storage import Storage
+    from llmyard.tokens import shard_index
 
     store = ArtifactStore(Storage(str(storage)))
     files, documents, left, versions, metrics = {}, Counter[str](), list[str](), 0, {}
@@ -84,6 +85,10 @@ def harvest(storage: Path) -> Harvest:
             path = artifact.local() / entry.path
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             assert digest == entry.sha256, f"{path} is not as listed"
+            if entry.path == shard_index.FILE:  # it names the shards with their fences
+                facts = shard_index.from_parquet(path.read_bytes(), str(path))
+                rows = [replace(each, name=_FENCE.sub(".", f"{each.name}.")) for each in facts]
+                digest = hashlib.sha256(repr(rows).encode()).hexdigest()
             files[f"{kind}/{_FENCE.sub('.', entry.path)}"] = digest
             listed.add(f"{artifact.version}/{entry.path}")
             if entry.path.endswith(".documents.parquet"):

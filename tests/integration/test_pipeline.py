@@ -276,3 +276,39 @@ def test_a_dead_runs_leftover_shards_are_not_trained_on(results: list[StageResul
     names = {path.name for path in result.artifacts[0].local().iterdir()}
     assert "train-000000-f1.tokens.parquet" not in names
     assert len(documents(result.artifacts[0])) == len(documents(results[0].artifacts[0]))
+
+
+def test_sources_are_mixed_and_packed_as_the_job_says(tmp_path: Path, shared_ray: None) -> None:
+    texts = {"新闻": "马洛去了科拉镇。他找到了一盏绿色的灯。", "books": "Malo went home. He found a green lamp."}
+    sources = []
+    for name, text in texts.items():
+        file = tmp_path / f"{name}.jsonl"
+        rows = [json.dumps({"text": f"{number} {text * (1 + number % 5)}"}, ensure_ascii=False) for number in range(60)]
+        file.write_text("\n".join(rows), encoding="utf-8")
+        sources.append({"kind": "files", "name": name, "paths": [str(file)], "format": "jsonl"})
+    sources[0]["weight"] = 2.0
+    prepare = {
+        "kind": "prepare", "output": "corpus", "sources": sources, "clean": ["normalize"],
+        "tokenizer": {"vocab_size": 400}, "splits": {"validation": 0.2},
+    }  # fmt: skip
+    pretrain = {
+        "kind": "pretrain", "output": "base", "shards": "corpus", "sequence_length": 32, "packing": "best_fit",
+        "document_boundaries": True, "model": {"family": "gpt2", "layers": 1, **TINY}, **TRAINING,
+        "resources": {"workers": 2},
+        "mixture": {"curriculum": [{"until": 0.5, "shares": {"新闻": 1, "books": 3}}]},
+    }  # fmt: skip
+    evaluate = {"kind": "evaluate", "output": "report", "checkpoint": "base", "splits": ["validation"], "limit": 10}
+    job = {"kind": "pipeline", "name": "mixed", "stages": [prepare, pretrain, evaluate]}
+    shards, base, report = (result.artifacts[0] for result in go(job, tmp_path / "storage"))
+
+    from llmyard.tokens.shards import ShardSet
+
+    tokens = dict.fromkeys(texts, 0)
+    for shard in ShardSet.of(shards, "train").shards:
+        assert set(shard.document_columns("source")["source"].to_pylist()) == {shard.source}
+        tokens[shard.source] += shard.tokens
+    early, late = base.details["mixture"]
+    assert early == {"until": 0.5, "shares": {"新闻": 0.25, "books": 0.75}}
+    natural = 2 * tokens["新闻"] / (2 * tokens["新闻"] + tokens["books"])
+    assert late["shares"]["新闻"] == pytest.approx(natural, abs=1e-6)
+    assert report.metrics["validation/loss"] == pytest.approx(base.metrics["validation_loss"], rel=1e-3)

@@ -34,10 +34,21 @@ def list_artifacts(
 
 
 @app.command()
-def show(reference: Reference, storage: StorageOption = None, as_json: Json = False) -> None:
-    """Show one artifact: config, parents, metrics, files."""
+def show(
+    reference: Reference,
+    document: Annotated[str | None, typer.Option(help="Of shards: where the document with this id is.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Of shards: the document at a position of this shard.")] = None,
+    position: Annotated[int, typer.Option(min=0, help="With --shard: number of the token.")] = 0,
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show one artifact: config, parents, metrics, files; or one document of shards, with its text."""
     shell.json = as_json
-    artifact = shell.store(storage).get(reference)
+    store = shell.store(storage)
+    artifact = store.get(reference)
+    if document is not None or shard is not None:
+        _show(_document(store, artifact, document, shard, position))
+        return
     record: dict[str, Any] = {
         "artifact": artifact.reference,
         "path": artifact.uri,
@@ -50,12 +61,32 @@ def show(reference: Reference, storage: StorageOption = None, as_json: Json = Fa
         "config": artifact.config,
         "files": [{"path": entry.path, "size": entry.size} for entry in artifact.files()],
     }
+    _show(record)
+
+
+def _show(record: dict[str, Any]) -> None:
     if shell.json:
         shell.finish(record)
         return
     import yaml
 
     typer.echo(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _document(store: Any, artifact: Any, document: str | None, shard: str | None, position: int) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from llmyard.core.errors import RequestError
+    from llmyard.tokens.lookup import document_at, find_document
+    from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+    tokenizers = [parent for parent in artifact.parents if parent.startswith("tokenizer/")]
+    if artifact.kind != "shards" or not tokenizers:
+        raise RequestError(f"{artifact.reference} holds no shards of documents", "name shards that a job made")
+    tokenizer = Tokenizer.load(store.get(tokenizers[0]).local(FILE))
+    if document is not None:
+        return asdict(find_document(artifact, document, tokenizer))
+    return asdict(document_at(artifact, str(shard), position, tokenizer))
 
 
 @app.command()

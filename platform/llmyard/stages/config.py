@@ -10,13 +10,13 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 from llmyard.core.artifacts import check_name
 from llmyard.core.config import Config, Inert
 from llmyard.core.errors import RequestError
-from llmyard.models.config import Bert, EncoderDecoder, Gpt2
+from llmyard.models.config import Bert, EncoderDecoder, ModelChoice
 from llmyard.models.config import Model as ModelConfig
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
 from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice
-from llmyard.training.config import Training
+from llmyard.training.config import FAMILIES, CausalLm, Objective, Training, objectives_of
 
 
 def _name(value: str) -> str:
@@ -55,20 +55,16 @@ class Prepare(Stage, Cleaning):
         return self
 
 
-class CausalLm(Config):
-    """Predict each token from those before it."""
-
-    kind: Literal["causal_lm"] = "causal_lm"
-
-
 class Pretrain(Stage, Training):
     """Shards to a base model."""
 
     kind: Literal["pretrain"] = "pretrain"
     shards: str = Field(description="Name of a shards artifact.")
     init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
-    model: Gpt2 | None = None
-    objective: CausalLm = CausalLm()
+    model: ModelChoice | None = None
+    objective: Objective = CausalLm()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    z_loss: float = Field(0.0, ge=0, description="Weight of the squared log of the softmax's sum: keeps logits small.")
     sequence_length: int = Field(256, ge=8, le=131_072)
     packing: Packing = Field(
         "concatenate",
@@ -84,6 +80,15 @@ class Pretrain(Stage, Training):
     def _model_or_init(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
+        if self.model is not None:
+            for each in objectives_of(self.objective):
+                if self.model.family not in FAMILIES[each.kind]:
+                    fit = ", ".join(kind for kind, families in FAMILIES.items() if self.model.family in families)
+                    raise ValueError(f"family {self.model.family} does not learn by {each.kind}, but by {fit}")
+        if self.objective.kind != "causal_lm" and (self.packing != "concatenate" or self.document_boundaries):
+            raise ValueError(f"`packing` and `document_boundaries` are causal_lm's, not {self.objective.kind}'s")
+        if self.objective.kind == "recurrent_lm" and self.mixture is not None:
+            raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture`")
         return self
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -122,15 +123,22 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
     trained = Pretrain.model_validate(checkpoint.config)
     scored = {}
     for split in config.splits:
-        units = [{"split": split, "part": part, "parts": LOSS_PARTS} for part in range(LOSS_PARTS)]
-        total = targets = unigram = 0.0
-        arguments = (checkpoint, shards, trained.sequence_length, config.batch_size, config.limit)
+        # A model with a memory reads the split in one piece.
+        parts = 1 if trained.objective.kind == "recurrent_lm" else LOSS_PARTS
+        units = [{"split": split, "part": part, "parts": parts} for part in range(parts)]
+        sums: Counter[str] = Counter()
+        arguments = (checkpoint, shards, trained, config.batch_size, config.limit)
         for done, row in enumerate(map_with(units, LossWorker, arguments), start=1):
-            total, targets, unigram = total + row["loss"], targets + row["targets"], unigram + row["unigram"]
+            sums.update(row)
             making.progress.update(done, len(units), split)
+        figures = {
+            name: sums[name] / max(1.0, sums[f"{name}/count"]) for name in sorted(sums) if f"{name}/count" in sums
+        }
+        loss = figures.get("masked_loss", figures["loss"])
+        unigram = figures.pop("unigram")
         scored[split] = {
-            "metrics": {"perplexity": math.exp(total / targets), "loss": total / targets},
-            "baseline": {"perplexity": math.exp(unigram / targets), "loss": unigram / targets},
+            "metrics": {"perplexity": math.exp(min(loss, 50.0)), **figures},
+            "baseline": {"perplexity": math.exp(unigram), "loss": unigram},
             "baseline_name": "token frequencies",
             "key_metric": "perplexity",
         }
@@ -138,41 +146,56 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
 
 
 class LossWorker:
-    """Sums the loss over its share of a split's sequences, and that of the training split's token frequencies."""
+    """Sums the figures over its share of a split's sequences, read as in training, and the loss of the training
+    split's token frequencies on the same tokens.
+    """
 
-    def __init__(self, checkpoint: Artifact, shards: Artifact, length: int, batch_size: int, limit: int | None) -> None:
+    def __init__(
+        self, checkpoint: Artifact, shards: Artifact, trained: Pretrain, batch_size: int, limit: int | None
+    ) -> None:
         from llmyard.models.families import load
+        from llmyard.tokens.tokenizer import FILE, Tokenizer
 
         self.model = load(checkpoint.local())
+        self.tokenizer = Tokenizer.load(checkpoint.local(FILE))
         self.shards = shards
-        self.length, self.batch_size, self.limit = length, batch_size, limit
-        self.vocab_size = int(self.model.config.vocab_size)
+        self.trained, self.batch_size, self.limit = trained, batch_size, limit
 
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        import numpy as np
+    def __call__(self, unit: dict[str, Any]) -> dict[str, float]:
         import torch
 
-        from llmyard.tokens.order import DataOrder
+        from llmyard.stages.streams import pretraining
         from llmyard.tokens.shards import ShardSet
-        from llmyard.tokens.views import PackedView
-        from llmyard.training.objectives import CausalLmObjective
+        from llmyard.training.config import objectives_of
+        from llmyard.training.objectives import IGNORE
 
-        counts = np.ones(self.vocab_size)  # add-one smoothing
-        for shard in ShardSet.of(self.shards, "train").shards:
-            counts += np.bincount(shard.read(0, shard.tokens), minlength=self.vocab_size)
-        surprise = -np.log(counts / counts.sum())
-        view, objective = PackedView(ShardSet.of(self.shards, unit["split"]), self.length), CausalLmObjective()
-        order = DataOrder(view.rows, 0, shuffle=False)
-        count = min(order.samples_per_epoch, self.limit or order.samples_per_epoch)
-        loss = targets = unigram = 0.0
+        surprise = self._surprise()
+        objective = objectives_of(self.trained.objective)[0]
+        stream = pretraining(self.trained, objective, ShardSet.of(self.shards, unit["split"]), self.tokenizer)
+        size = self.batch_size if unit["parts"] > 1 else self.trained.batch.micro_batch
+        count = min(stream.order.samples_per_epoch, self.limit or stream.order.samples_per_epoch)
+        sums: Counter[str] = Counter()
         with torch.inference_mode():
-            for at in range(unit["part"] * self.batch_size, count, unit["parts"] * self.batch_size):
-                places = [order[sample] for sample in range(at, min(at + self.batch_size, count))]
-                batch = objective.collate([view(place.shard, place.row) for place in places])
-                loss += float(objective.loss(self.model, batch))
-                targets += objective.targets(batch)
-                unigram += float(surprise[batch["ids"][:, 1:].numpy()].sum())
-        return {"loss": loss, "targets": targets, "unigram": unigram}
+            for at in range(unit["part"] * size, count, unit["parts"] * size):
+                batch = stream.batch([stream.order[sample] for sample in range(at, min(at + size, count))])
+                for name, (value, weight) in stream.objective.measures(self.model, batch).items():
+                    sums.update({name: value, f"{name}/count": weight})
+                labels = stream.objective.labels(batch)
+                wanted = labels[labels != IGNORE].numpy()
+                sums.update({"unigram": float(surprise[wanted].sum()), "unigram/count": float(len(wanted))})
+        return dict(sums)
+
+    def _surprise(self) -> Any:
+        """Returns each token's negative log frequency in the training split, with add-one smoothing."""
+        import numpy as np
+
+        from llmyard.tokens.shards import ShardSet
+
+        size = int(self.model.config.vocab_size)
+        counts = np.ones(size)
+        for shard in ShardSet.of(self.shards, "train").shards:
+            counts += np.bincount(shard.read(0, shard.tokens), minlength=size)
+        return -np.log(counts / counts.sum())
 
 
 def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:

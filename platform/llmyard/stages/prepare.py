@@ -24,7 +24,7 @@ from llmyard.stages.preparing.duplicates import CommonLines, Excerpts, find_grou
 from llmyard.stages.preparing.encoding import Encode, Kept
 from llmyard.stages.preparing.report import PAGES, pages
 from llmyard.stages.preparing.scratch import Scratch
-from llmyard.stages.preparing.vocabulary import Count, Learn, sampled, splits_han
+from llmyard.stages.preparing.vocabulary import SAMPLE_BYTES, Count, Learn, sampled, splits_han
 from llmyard.stages.stage import Made, Making
 from llmyard.tokens.config import ExtendedTokenizer
 
@@ -240,7 +240,7 @@ def _train_tokenizer(config: Prepare, making: Making, kept: Kept) -> Artifact:
     base = making.parents.get("extended")
     portions = sampled(kept.portions, config.tokenizer.sample_documents)
     share = -(-config.tokenizer.sample_documents // len(portions))
-    count = Count(kept, share, splits_han(config.tokenizer, base))
+    count = Count(kept, share, SAMPLE_BYTES // len(portions), splits_han(config.tokenizer, base))
     counted = list(map_units([{"index": index} for index in portions], count))
     files = sorted(receipt["file"] for receipt in counted)
     (result,) = map_units([{}], Learn(kept.scratch, files, config.tokenizer, base))

@@ -25,12 +25,12 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
     tokenizers = [store.get(parent) for parent in shards.parents if parent.startswith("tokenizer/")]
     if not tokenizers or shards.config.get("kind") != "prepare":
         raise RequestError(f"{shards.reference} holds no token streams made by `prepare`", "name prepared shards")
+    least = config.sequence_length if config.packing == "concatenate" else 1
     for split in ("train", "validation"):  # said here, since workers would be started again and again for it
         tokens = shards.metrics.get(f"tokens_{split}", 0.0)
-        if tokens <= config.sequence_length:
+        if tokens <= least:
             raise DataError(
-                f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of "
-                f"{config.sequence_length}",
+                f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of {least}",
                 "prepare more text, a larger share of that split, or set a smaller sequence_length",
             )
     _check_sources(config, weights_of(shards))
@@ -66,7 +66,7 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     """Returns the phases of a run's mixture; none where every source is drawn by its size.
 
     Raises:
-        DataError: A shard holds several sources.
+        DataError: A shard holds several sources, or a source with a share has too little text for one sequence.
     """
     weights = weights_of(shards)
     if config.mixture is None and len(set(weights.values())) <= 1:
@@ -78,8 +78,15 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     for shard in ShardSet.of(shards, "train").shards:
         if shard.source not in sizes:
             raise DataError(f"a shard of {shards.reference} holds several sources", "prepare the corpus again")
-        sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
-    return phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+        if config.packing != "concatenate" or shard.tokens > config.sequence_length:
+            sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
+    phases = phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+    for name in {name for phase in phases for name, share in phase.shares.items() if share and not sizes[name]}:
+        raise DataError(
+            f"mixture: source {name!r} of {shards.reference} has no shard of one sequence",
+            "give it the share 0, prepare more text of it, or set a smaller sequence_length",
+        )
+    return phases
 
 
 def shown(phases: Sequence[Phase], samples: int) -> list[dict[str, Any]]:
@@ -125,7 +132,12 @@ def make(config: Pretrain, making: Making) -> Made:
         phases=phases,
     )
     metrics = run_training(job, making)
-    details: dict[str, Any] = {"task": "causal_lm", "sequence_length": config.sequence_length, "family": "gpt2"}
+    base = making.parents.get("base")
+    details: dict[str, Any] = {
+        "task": config.objective.kind,
+        "sequence_length": config.sequence_length,
+        "family": config.model.family if config.model is not None else base.details["family"] if base else "",
+    }
     if phases:
         details["mixture"] = shown(phases, config.steps * config.batch.size)
     return Made(metrics, details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -18,9 +19,6 @@ from llmyard.tokens.tokenizer import FILE
 
 if TYPE_CHECKING:
     from llmyard.tokens.mixture import Phase
-    from llmyard.tokens.order import Order
-    from llmyard.tokens.shards import ShardSet
-    from llmyard.tokens.views import View
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,12 @@ def work(config: Mapping[str, Any]) -> None:
 
     from llmyard.core.tracking import NullTracker
     from llmyard.models.families import load
+    from llmyard.stages.streams import training_streams, validation_streams
     from llmyard.tokens.tokenizer import Tokenizer
     from llmyard.training.checkpoint import Checkpoints
-    from llmyard.training.loop import Hooks, mean_loss, train
+    from llmyard.training.loop import Hooks, train, validate
     from llmyard.training.peers import Peers
+    from llmyard.training.stability import Verdict
 
     transformers.utils.logging.set_verbosity_error()
     job: TrainJob = config["argument"]
@@ -91,7 +91,7 @@ def work(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
-    view, order, validation, objective = _data(job, tokenizer)
+    streams = training_streams(job, tokenizer)
     torch.manual_seed(stage.seed)
     model = load(job.base.local()) if job.base is not None else _build(job, tokenizer)
 
@@ -111,18 +111,44 @@ def work(config: Mapping[str, Any]) -> None:
     def save(step: int, state: dict[str, Any]) -> None:
         checkpoints.save(step, {**state, "tracking": _tensor_of(tracker.checkpoint_state())})
 
-    try:
-        metrics = train(model, objective, view, stage, peers, Hooks(log, save), start, device, order)
-        loss = mean_loss(model, objective, validation, stage, peers)
-        metrics |= {"validation_loss": loss}
+    def evaluate(step: int) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for source, stream in validation_streams(job, tokenizer).items():
+            found = validate(model, stream, stage, peers, VALIDATION_SAMPLES)
+            figures |= {f"validation_{name}{f'/{source}' if source else ''}": each for name, each in found.items()}
         if stage.kind == "pretrain":
-            metrics |= {"validation_perplexity": math.exp(min(loss, 50.0))}
+            losses = {name: each for name, each in figures.items() if name.startswith("validation_loss")}
+            figures |= {name.replace("loss", "perplexity"): math.exp(min(each, 50.0)) for name, each in losses.items()}
+        # The step after: that of the loop's own metrics is taken.
+        tracker.log(
+            step + 1, {f"validation/{name.removeprefix('validation_')}": each for name, each in figures.items()}
+        )
+        return figures
+
+    def event(step: int, verdict: Verdict) -> None:
+        # As a metric it stands on the loss's plot, at the step where it happened.
+        tracker.log(step, {f"events/{verdict.decision.value}": verdict.value if math.isfinite(verdict.value) else 0.0})
+        logging.getLogger("llmyard").warning(
+            "step %d: %s (%.4g): %s", step, verdict.reason, verdict.value, verdict.decision.value
+        )
+
+    def latest() -> tuple[int, dict[str, Any]] | None:
+        found = checkpoints.latest()
+        return (found[0], {name: each for name, each in found[1].items() if name != "tracking"}) if found else None
+
+    hooks = Hooks(log, save, event=event, latest=latest, evaluate=evaluate)
+    try:
+        metrics = train(model, streams, stage, peers, hooks, start, device)
+        metrics |= evaluate(stage.steps)
         if peers.rank == 0:
-            tracker.log(stage.steps + 1, {key: value for key, value in metrics.items() if key.startswith("validation")})
             _write_model(job, model, tokenizer)
             job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
     finally:
         tracker.close()
+
+
+VALIDATION_SAMPLES = 512
+"""Sequences or examples of the validation split that a run is judged by; `evaluate` reads all of them."""
 
 
 def _tensor_of(data: bytes) -> Any:
@@ -138,49 +164,18 @@ def _bytes_of(tensor: Any) -> bytes:
     return torch.as_tensor(tensor, dtype=torch.uint8).numpy().tobytes()
 
 
-def _data(job: TrainJob, tokenizer: Any) -> tuple[Any, Order, Any, Any]:
-    """Returns the training view and its order, the validation view and the objective of a job."""
-    from llmyard.tokens.packing import packed
-    from llmyard.tokens.shards import ShardSet
-    from llmyard.tokens.views import ExampleView
-    from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective, SpanObjective
-
-    train, validation = ShardSet.of(job.shards, "train"), ShardSet.of(job.shards, "validation")
-    if isinstance(job.config, Pretrain):
-        how = job.config.sequence_length, job.config.packing, job.config.document_boundaries
-        view = packed(train, *how)
-        objective = CausalLmObjective(tokenizer.pad_id, job.config.document_boundaries)
-        return view, _order(job, view, train), packed(validation, *how), objective
-    examples = ExampleView(train)
-    views = examples, _order(job, examples, train), ExampleView(validation)
-    if job.labels:
-        return *views, SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
-    smoothing = getattr(job.config.model, "label_smoothing", 0.0)
-    return *views, SequenceToSequenceObjective(tokenizer.pad_id, smoothing)
-
-
-def _order(job: TrainJob, view: View, shards: ShardSet) -> Order:
-    """Returns the order of a job's samples; shards on remote storage are fetched ahead of it."""
-    from llmyard.tokens.mixture import MixedOrder
-    from llmyard.tokens.order import DataOrder
-    from llmyard.tokens.prefetch import prefetching
-
-    if not job.phases:
-        return prefetching(DataOrder(view.rows, job.config.seed), shards)
-    sources = [shard.source for shard in shards.shards]
-    return prefetching(MixedOrder(view.rows, sources, job.phases, job.config.seed), shards)
-
-
 def _build(job: TrainJob, tokenizer: Any) -> Any:
     from llmyard.models.config import Bert
     from llmyard.models.families import build, build_tagger
+    from llmyard.stages.streams import extra_ids
     from llmyard.tasks.question_answering import QUESTION_END
 
     stage = job.config
     assert stage.model is not None
     # A model with sinusoidal positions has no longest sequence and ignores the 1.
     longest = stage.sequence_length if isinstance(stage, Pretrain) else getattr(stage.task, "max_tokens", 1)
-    ids = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id, "max_tokens": longest}
+    extra = extra_ids(stage) if isinstance(stage, Pretrain) else 0
+    ids = {"vocab_size": tokenizer.vocab_size + extra, "pad_id": tokenizer.pad_id, "max_tokens": longest}
     if isinstance(stage, Finetune) and isinstance(stage.model, Bert):
         asks = stage.task.kind == "question_answering"
         return build_tagger(

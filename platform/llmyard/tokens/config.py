@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmyard.core.config import Config
 
-_SAMPLE = "How many documents the vocabulary is learned from."
+_SAMPLE = "How many documents the vocabulary is learned from; at most 32 MiB of text."
 _COVERAGE = "Share of the sample's characters that get tokens of their own; the rarest of the rest do not."
 
 
@@ -21,7 +21,7 @@ class BpeTokenizer(Config):
     split_han: bool = Field(
         False, description="No token spans two Chinese characters: longer sequences, but exact spans for tagging tasks."
     )
-    sample_documents: int = Field(20_000, ge=1, description="How many documents the merges are learned from.")
+    sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
 
 
 class UnigramTokenizer(Config):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,8 @@ from llmyard.core.compiled import I32, I64, Number, compiled
 from llmyard.core.errors import DataError
 from llmyard.tokens.config import Packing
 from llmyard.tokens.shards import ShardSet
+from llmyard.tokens.tables import Tables
 from llmyard.tokens.views import PackedView, View
-
-# Tables of documents kept in memory; a window of the data order reads from 16 shards of each source.
-_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class ConcatenatedView:
         self._shards, self._length = shards, sequence_length
         self._plain = PackedView(shards, sequence_length)
         self.rows = self._plain.rows
-        self._starts = lru_cache(_KEPT)(self._read_starts)
+        self._starts = Tables(shards, self._read_starts)
 
     def _read_starts(self, shard: int) -> I64:
         starts: I64 = self._shards.shards[shard].document_columns("start")["start"].to_numpy()
@@ -65,7 +62,7 @@ class ConcatenatedView:
 
     def __call__(self, shard: int, row: int, epoch: int = 0) -> PackedSequence:
         begin = row * self._length
-        starts = self._starts(shard)
+        starts = self._starts[shard]
         first, last = np.searchsorted(starts, (begin + 1, begin + self._length + 1))
         inner = np.zeros(last - first + 1, np.int64)
         inner[1:] = starts[first:last] - begin
@@ -87,20 +84,20 @@ class DocumentView:
         self.rows = [shard.document_count for shard in shards.shards]
         if not sum(self.rows):
             raise DataError(f"split {shards.split!r} holds no documents", "prepare more text")
-        self._table = lru_cache(_KEPT)(self._read_table)
+        self._table = Tables(shards, self._read_table)
 
     def _read_table(self, shard: int) -> tuple[I64, I32]:
         table = self._shards.shards[shard].document_columns("start", "length")
         return table["start"].to_numpy(), table["length"].to_numpy()
 
     def __call__(self, shard: int, row: int, epoch: int = 0) -> PackedSequence:
-        starts, lengths = self._table(shard)
+        starts, lengths = self._table[shard]
         tokens = self._shards.shards[shard].read(int(starts[row]), min(int(lengths[row]), self._room))
         return PackedSequence(tokens, np.zeros(1, np.int64))
 
     def length(self, shard: int, row: int) -> int:
         """Returns a sequence's number of tokens."""
-        return min(int(self._table(shard)[1][row]), self._room)
+        return min(int(self._table[shard][1][row]), self._room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +123,8 @@ class BestFitView:
 
     def __init__(self, shards: ShardSet, sequence_length: int) -> None:
         self._shards, self._room = shards, sequence_length + 1
-        self._layout = lru_cache(_KEPT)(self._lay_out)
-        self.rows = [len(self._layout(shard).ends) - 1 for shard in range(len(shards.shards))]
+        self._layout = Tables(shards, self._lay_out)
+        self.rows = [len(self._layout[shard].ends) - 1 for shard in range(len(shards.shards))]
         if not sum(self.rows):
             raise DataError(f"split {shards.split!r} holds no documents", "prepare more text")
         self.fill_rate = shards.tokens / (sum(self.rows) * self._room)
@@ -146,7 +143,7 @@ class BestFitView:
         return _Layout(starts[order], lengths[order], np.append(0, np.cumsum(counts)))
 
     def __call__(self, shard: int, row: int, epoch: int = 0) -> PackedSequence:
-        layout, reader = self._layout(shard), self._shards.shards[shard]
+        layout, reader = self._layout[shard], self._shards.shards[shard]
         low, high = layout.ends[row], layout.ends[row + 1]
         lengths = layout.lengths[low:high]
         pieces = zip(layout.starts[low:high].tolist(), lengths.tolist(), strict=True)
@@ -155,7 +152,7 @@ class BestFitView:
 
     def length(self, shard: int, row: int) -> int:
         """Returns a sequence's number of tokens."""
-        layout = self._layout(shard)
+        layout = self._layout[shard]
         return int(layout.lengths[layout.ends[row] : layout.ends[row + 1]].sum())
 
 

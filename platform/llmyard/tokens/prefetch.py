@@ -70,7 +70,7 @@ class PrefetchingOrder:
                     break
                 try:
                     shard.fetch()
-                except LlmyardError:
+                except (LlmyardError, OSError):
                     break  # who reads the shard meets the error, and can be told
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +13,9 @@ from llmyard.core.errors import DataError, RequestError
 from llmyard.core.seeds import mix, unit
 from llmyard.tokens.sentences import sentence_starts
 from llmyard.tokens.shards import ShardSet
+from llmyard.tokens.tables import Tables
 
 SHORT_SHARE = 0.1  # of the pairs are shorter than they could be, so that a model meets all lengths (BERT)
-_KEPT = 256  # tables of documents in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +62,13 @@ class SentencePairView:
         self.rows = [max(1, each.tokens // max_tokens) if each.document_count else 0 for each in shards.shards]
         if not sum(self.rows):
             raise DataError(f"split {shards.split!r} holds no documents", "prepare more text")
-        self._table = lru_cache(_KEPT)(self._read_table)
+        self._table = Tables(shards, self._read_table)
 
     def __call__(self, shard: int, row: int, epoch: int = 0) -> SentencePair:
         def drawn(choice: int, below: int) -> int:
             return mix(self._seed, epoch, shard, row, choice) % below
 
-        starts, ends = self._table(shard)
+        starts, ends = self._table[shard]
         is_short = unit(self._seed, epoch, shard, row, 0) < SHORT_SHARE
         target = 2 + drawn(1, self._max - 1) if is_short else self._max
         place = row * self._max + drawn(2, self._max)
@@ -106,7 +105,7 @@ class SentencePairView:
 
         Near a document's end it begins earlier, so that there are as many tokens as the document has.
         """
-        starts, ends = self._table(shard)
+        starts, ends = self._table[shard]
         low, high = int(starts[document]), int(ends[document])
         place = max(low, min(place, high - wanted))
         begin = max(low, place - wanted)  # sentences longer than this are begun in their middle

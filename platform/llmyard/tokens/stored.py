@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from llmyard.tokens.shards import Shard
 
-# Of the cache's bytes, what one process may hold beyond the file that it reads: sixteen workers share a machine.
-HELD_SHARE = 16
+# A process holds at most the fourth part of the cache open. The workers of one run read the same windows of the same
+# order, and so hold the same files.
+HELD_SHARE = 4
 _OPEN_LOCALLY = 4096  # memory maps; the system allows some 65,000 a process
 
 
@@ -149,6 +150,7 @@ class _Open:
 
         if self._shard is None:
             self._shard = Shard(self.held.path)
+            self._shard.read(0, 0)  # maps the file while it is held: it may be removed once it is released
         return self._shard
 
 

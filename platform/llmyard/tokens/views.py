@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +10,7 @@ import numpy.typing as npt
 
 from llmyard.core.errors import DataError
 from llmyard.tokens.shards import ShardSet
-
-# Tables of examples kept in memory, some 30 bytes an example; shards of examples are small.
-_TABLES = 4096
+from llmyard.tokens.tables import Tables
 
 
 class View(Protocol):
@@ -82,7 +79,7 @@ class ExampleView:
         self.rows = [shard.document_count for shard in shards.shards]
         if not sum(self.rows):
             raise DataError(f"split {shards.split!r} holds no examples", "check the data and the length limits")
-        self._table = lru_cache(_TABLES)(self._read_table)
+        self._table = Tables(shards, self._read_table)
 
     def _read_table(self, shard: int) -> tuple[npt.NDArray[Any], ...]:
         documents = self._shards.shards[shard].document_columns("start", "length", "target_start", "pairs")
@@ -91,7 +88,7 @@ class ExampleView:
         return start, length, target, pairs.flatten().to_numpy(), pairs.offsets.to_numpy()
 
     def __call__(self, shard: int, row: int, epoch: int = 0) -> Example:
-        start, length, target, pairs, ends = self._table(shard)
+        start, length, target, pairs, ends = self._table[shard]
         reader = self._shards.shards[shard]
         at, count = int(start[row]), int(length[row])
         labels = reader.read(at, count, "labels") if "labels" in reader.streams else None
@@ -101,4 +98,4 @@ class ExampleView:
 
     def length(self, shard: int, row: int) -> int:
         """Returns an example's number of tokens."""
-        return int(self._table(shard)[1][row])
+        return int(self._table[shard][1][row])

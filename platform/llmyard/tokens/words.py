@@ -50,7 +50,19 @@ def starts_of(texts: Any) -> U8:
     Raises:
         RequestError: The package jieba, which holds the dictionary, is not installed.
     """
-    data, offsets = buffers_of(texts)
+    return _marks(*buffers_of(texts))
+
+
+def starts_in(data: U8) -> U8:
+    """Returns for each byte of one text in UTF-8, which may be cut within a character, 1 where a word begins.
+
+    Raises:
+        RequestError: The package jieba, which holds the dictionary, is not installed.
+    """
+    return _marks(data, np.array([0, len(data)], np.int64))
+
+
+def _marks(data: U8, offsets: I64) -> U8:
     marks = np.zeros(int(offsets[-1] - offsets[0]), np.uint8)
     keys, chances, unknown = _dictionary()
     _mark(data, offsets, characters.classes(), keys, chances, unknown, marks)

@@ -9,6 +9,92 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from llmyard.core.config import Config, Inert
 
 
+class CausalLm(Config):
+    """Predict each token from those before it."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+class RecurrentLm(Config):
+    """Predict each token from those before it and from the memory of earlier segments of its stream."""
+
+    kind: Literal["recurrent_lm"] = "recurrent_lm"
+
+
+class MaskedLm(Config):
+    """Guess hidden words from both sides, and whether two segments belong together (Devlin et al. 2019)."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    mask_share: float = Field(0.15, gt=0, lt=1)
+    whole_words: bool = Field(True, description="Hide whole Chinese and English words, not single tokens.")
+    pairs: Literal["next", "order", "none"] = Field(
+        "next", description="next: the second segment follows or is of another text; order: it follows or precedes."
+    )
+
+
+class SpanCorruption(Config):
+    """Write the spans that are cut out of a text (Raffel et al. 2020)."""
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    noise_density: float = Field(0.15, gt=0, le=0.4)
+    mean_span: float = Field(3.0, ge=1, description="Mean tokens of a span.")
+
+
+class PrefixLm(Config):
+    """Write the rest of a text whose beginning the encoder reads."""
+
+    kind: Literal["prefix_lm"] = "prefix_lm"
+
+
+class Denoising(Config):
+    """Write a text from a copy with spans cut out and sentences shuffled (Lewis et al. 2020)."""
+
+    kind: Literal["denoising"] = "denoising"
+    noise_density: float = Field(0.3, gt=0, lt=1)
+    mean_span: float = Field(3.0, ge=1)
+    shuffle_sentences: bool = True
+
+
+SingleObjective = CausalLm | RecurrentLm | MaskedLm | SpanCorruption | PrefixLm | Denoising
+
+
+class Part(Config):
+    """One objective of a mixture."""
+
+    objective: Annotated[SingleObjective, Field(discriminator="kind")]
+    weight: float = Field(1.0, gt=0, description="How often a micro-batch is of this objective, relative to others.")
+
+
+class ObjectiveMixture(Config):
+    """Several objectives, one for each micro-batch."""
+
+    kind: Literal["mixture"] = "mixture"
+    parts: tuple[Part, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _without_memory(self) -> Self:
+        if any(part.objective.kind == "recurrent_lm" for part in self.parts):
+            raise ValueError("recurrent_lm reads one stream step after step: it cannot be mixed with others")
+        return self
+
+
+Objective = Annotated[SingleObjective | ObjectiveMixture, Field(discriminator="kind")]
+# Which model families learn by an objective.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "causal_lm": ("gpt2", "llama", "transformer_xl"),
+    "recurrent_lm": ("transformer_xl",),
+    "masked_lm": ("bert",),
+    "span_corruption": ("t5", "transformer"),
+    "prefix_lm": ("t5", "transformer"),
+    "denoising": ("t5", "transformer"),
+}
+
+
+def objectives_of(objective: SingleObjective | ObjectiveMixture) -> tuple[SingleObjective, ...]:
+    """Returns the single objectives of a choice."""
+    return tuple(part.objective for part in objective.parts) if objective.kind == "mixture" else (objective,)
+
+
 class _Optimizer(Config):
     learning_rate: float = Field(1e-3, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0, le=1, description="On matrices only, not on biases and norms.")
@@ -129,9 +215,22 @@ class Training(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32; weights stay float32."
     )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="The model that is kept is an average of all steps' weights; unset, the last one."
+    )
+    evaluate_every_steps: int | None = Field(None, ge=1, description="Validation during training; unset, at its end.")
+    patience: int | None = Field(
+        None, ge=1, description="Evaluations without a better loss after which training ends; unset, it never does."
+    )
     checkpoint_every_steps: Annotated[int, Inert(), Field(ge=1)] = 100
     log_every_steps: Annotated[int, Inert(), Field(ge=1)] = 1
     resources: Annotated[Resources, Inert()] = Resources()
+
+    @model_validator(mode="after")
+    def _evaluates(self) -> Self:
+        if self.patience is not None and self.evaluate_every_steps is None:
+            raise ValueError("`patience` counts evaluations: give `evaluate_every_steps` too")
+        return self
 
     @model_validator(mode="after")
     def _workers_divide(self) -> Self:

@@ -23,10 +23,20 @@ IGNORE = -100
 
 
 class Objective(Protocol):
-    """How samples become a loss."""
+    """How samples become a loss.
+
+    Attributes:
+        remembers: Whether something is carried from batch to batch.
+    """
+
+    @property
+    def remembers(self) -> bool: ...
 
     def collate(self, samples: Sequence[Any]) -> Batch:
         """Returns a batch of samples."""
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Returns the ids that are to be predicted; IGNORE in places where none is."""
 
     def targets(self, batch: Batch) -> int:
         """Returns how many targets the loss of a batch sums over."""
@@ -34,9 +44,68 @@ class Objective(Protocol):
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed loss of a batch."""
 
+    def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Returns for each figure of a validation its sum over a batch, and what it is a mean over."""
+
+    def state(self) -> dict[str, Any]:
+        """Returns what is remembered, by a key of its own for each micro-batch's place."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes over what was remembered."""
+
+
+class Forgetful:
+    """Objectives that look at each batch alone, and whose validation has no figure but the loss."""
+
+    remembers = False
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Returns what ``collate`` called ``labels``."""
+        return batch["labels"]
+
+    def targets(self, batch: Batch) -> int:
+        """Returns how many labels there are."""
+        return int((self.labels(batch) != IGNORE).sum())
+
+    def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Returns the loss."""
+        return {"loss": (float(self.loss(model, batch)), float(self.targets(batch)))}  # type: ignore[attr-defined]
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is remembered."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing is remembered."""
+
 
 @dataclass(frozen=True)
-class CausalLmObjective:
+class TokenLoss:
+    """Cross-entropy over a vocabulary.
+
+    Attributes:
+        label_smoothing: Share of the probability that is spread over all tokens, in training.
+        z_loss: Weight of the squared logarithm of the softmax's sum, in training (Chowdhery et al. 2022, section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def sum(self, logits: Tensor, labels: Tensor, training: bool) -> Tensor:
+        """Returns the summed loss of logits (..., V) over the labels (...) that are not IGNORE."""
+        flat, targets = logits.float().flatten(0, -2), labels.flatten()
+        smoothing = self.label_smoothing if training else 0.0
+        loss = F.cross_entropy(flat, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
+        if training and self.z_loss:
+            loss = loss + self.z_loss * flat[targets != IGNORE].logsumexp(-1).square().sum()
+        return loss
+
+
+PLAIN = TokenLoss()
+
+
+@dataclass(frozen=True)
+class CausalLmObjective(Forgetful):
     """Cross-entropy of each token given those before it, in nats.
 
     Attributes:
@@ -47,6 +116,7 @@ class CausalLmObjective:
 
     pad_id: int = 0
     document_boundaries: bool = False
+    token_loss: TokenLoss = PLAIN
 
     def collate(self, samples: Sequence[Any]) -> Batch:
         """Returns ``ids`` (B, T+1), ``labels`` (B, T) and, with boundaries, ``positions`` (B, T).
@@ -69,21 +139,15 @@ class CausalLmObjective:
             labels[row, torch.from_numpy(first - 1)] = IGNORE
         return {"ids": ids, "labels": labels, "positions": torch.from_numpy(places)}
 
-    def targets(self, batch: Batch) -> int:
-        """Returns the number of predicted tokens: B times T, less padding and documents' first tokens."""
-        return int((batch["labels"] != IGNORE).sum())
-
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
         placed = {"position_ids": batch["positions"]} if "positions" in batch else {}
         logits = model(input_ids=batch["ids"][:, :-1], use_cache=False, **placed).logits
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        return self.token_loss.sum(logits, batch["labels"], model.training)
 
 
 @dataclass(frozen=True)
-class SequenceToSequenceObjective:
+class SequenceToSequenceObjective(Forgetful):
     """Cross-entropy of the target's tokens given the prompt and those before.
 
     The decoder starts from the prompt's last token (the separator), so that one sequence in a shard serves both an
@@ -104,22 +168,18 @@ class SequenceToSequenceObjective:
             "targets": pad(targets, IGNORE),
         }
 
-    def targets(self, batch: Batch) -> int:
-        """Returns the number of target tokens."""
-        return int((batch["targets"] != IGNORE).sum())
+    def labels(self, batch: Batch) -> Tensor:
+        """Returns the target's tokens."""
+        return batch["targets"]
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
         logits = model(input_ids=batch["source"], decoder_input_ids=batch["inputs"]).logits
-        smoothing = self.label_smoothing if model.training else 0.0
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORE, reduction="sum",
-            label_smoothing=smoothing,
-        )  # fmt: skip
+        return TokenLoss(self.label_smoothing).sum(logits, batch["targets"], model.training)
 
 
 @dataclass(frozen=True)
-class SpanObjective:
+class SpanObjective(Forgetful):
     """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities."""
 
     pad_id: int
@@ -142,9 +202,9 @@ class SpanObjective:
             "related": related,
         }
 
-    def targets(self, batch: Batch) -> int:
-        """Returns the number of tagged tokens; the relations' loss is spread over them."""
-        return int((batch["tags"] != IGNORE).sum())
+    def labels(self, batch: Batch) -> Tensor:
+        """Returns the tags; the relations' loss is spread over them."""
+        return batch["tags"]
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed loss of tags and relations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,14 @@ class Peers:
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(tensor)
         return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the values of all workers, by rank."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Adds up the gradients of all workers in place, in one message."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -224,18 +224,14 @@ def test_an_error_of_the_background_is_met_by_the_reader(remote: Artifact, tmp_p
 
 
 def test_threads_read_side_by_side(remote: Artifact) -> None:
-    view, errors = PackedView(ShardSet.of(remote, "train"), 100), []
+    view = PackedView(ShardSet.of(remote, "train"), 100)
 
-    def read(seed: int) -> None:
+    def read(seed: int) -> bool:
         numbers = np.random.default_rng(seed).integers(0, SHARDS, 150).tolist()
-        errors.extend(number for number in numbers if view(number, 3).tolist() != [number] * 101)
+        return all(view(number, 3).tolist() == [number] * 101 for number in numbers)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(4)))
 
 
 WORKER = """

@@ -9,6 +9,7 @@ import pytest
 
 from llmyard.core.errors import DataError
 from llmyard.tokens.shards import ShardSet, ShardWriter
+from llmyard.tokens.tables import Tables
 from llmyard.tokens.views import ExampleView, PackedView
 
 U2 = np.dtype("<u2")
@@ -72,3 +73,12 @@ def test_a_split_without_examples_is_a_data_error(tmp_path: Path) -> None:
         ExampleView(ShardSet(tmp_path, "train"))
     with pytest.raises(DataError, match="no shards of split 'validation'"):
         ShardSet(tmp_path, "validation")
+
+
+def test_tables_are_kept_while_their_documents_have_room(tmp_path: Path) -> None:
+    for number in range(4):
+        shard(tmp_path, f"train-{number}", [[1, 2, 3]] * 10)
+    read: list[int] = []
+    tables = Tables(ShardSet(tmp_path, "train"), lambda number: read.append(number) or number, most_documents=25)
+    assert [tables[number] for number in (0, 1, 0, 2, 0, 1)] == [0, 1, 0, 2, 0, 1]
+    assert read == [0, 1, 2, 1]  # of three tables two have room; 1 was the one unused longest when 2 came

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,13 +17,16 @@ import torch
 from llmyard.core.errors import TrainingError
 from llmyard.models.config import EncoderDecoder, Gpt2
 from llmyard.models.families import build
+from llmyard.tokens.order import DataOrder
 from llmyard.tokens.shards import ShardSet, ShardWriter
 from llmyard.tokens.views import ExampleView, PackedView
 from llmyard.training import loop
 from llmyard.training.config import Training
-from llmyard.training.loop import Hooks, mean_loss, train
+from llmyard.training.loop import Hooks, train, validate
 from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective
 from llmyard.training.peers import Peers
+from llmyard.training.stability import Decision
+from llmyard.training.streams import Stream, Streams
 
 VOCAB, LENGTH = 40, 12
 
@@ -64,6 +68,14 @@ def model_of(dropout: float = 0.0) -> Any:
     return build(shape, vocab_size=VOCAB, pad_id=0, end_id=1, max_tokens=LENGTH)
 
 
+def streams_of(objective: Any, view: Any, config: Training) -> Streams:
+    return Streams([Stream(objective, view, DataOrder(view.rows, config.seed))])
+
+
+def held_out(view: Any) -> Stream:
+    return Stream(CausalLmObjective(), view, DataOrder(view.rows, 0, shuffle=False))
+
+
 class Run:
     """One training with what it logged and saved."""
 
@@ -72,9 +84,8 @@ class Run:
         self.states: dict[int, Any] = {}
         self.model = model_of(dropout)
         view = PackedView(ShardSet(folder, "train"), LENGTH)
-        self.metrics = train(
-            self.model, CausalLmObjective(), view, config, Peers(), Hooks(self._log, self._save), start
-        )  # fmt: skip
+        streams = streams_of(CausalLmObjective(), view, config)
+        self.metrics = train(self.model, streams, config, Peers(), Hooks(self._log, self._save), start)
 
     def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.losses[step] = metrics["loss"]
@@ -110,7 +121,8 @@ def test_the_first_loss_is_the_mean_over_all_targets_when_lengths_differ(folder:
         model = build(shape, vocab_size=VOCAB, pad_id=0, end_id=1, max_tokens=0)
         seen: dict[int, float] = {}
         hooks = Hooks(lambda step, metrics, seen=seen: seen.update({step: metrics["loss"]}), lambda step, state: None)
-        train(model, objective, view, config_of(steps=3, batch={"size": 8, "micro_batch": micro}), Peers(), hooks)
+        config = config_of(steps=3, batch={"size": 8, "micro_batch": micro})
+        train(model, streams_of(objective, view, config), config, Peers(), hooks)
         losses[micro] = seen
     for micro in (1, 2):
         assert list(losses[micro].values()) == pytest.approx(list(losses[8].values()), abs=1e-5)
@@ -139,7 +151,7 @@ def test_the_seed_decides_the_run(folder: Path) -> None:
     assert not one.equals(other)
 
 
-def test_training_lowers_the_loss_and_mean_loss_agrees_with_a_loop(folder: Path) -> None:
+def test_training_lowers_the_loss_and_validation_agrees_with_a_loop(folder: Path) -> None:
     run = Run(folder, config_of(steps=30))
     assert run.losses[30] < run.losses[1]
     view, objective = PackedView(ShardSet(folder, "validation"), LENGTH), CausalLmObjective()
@@ -148,25 +160,93 @@ def test_training_lowers_the_loss_and_mean_loss_agrees_with_a_loop(folder: Path)
         for row in range(view.rows[0]):
             batch = objective.collate([view(0, row)])
             total, targets = total + float(objective.loss(run.model, batch)), targets + objective.targets(batch)
-    assert mean_loss(run.model, objective, view, config_of(), Peers()) == pytest.approx(total / targets, abs=1e-5)
+    found = validate(run.model, held_out(view), config_of(), Peers(), 512)
+    assert found == {"loss": pytest.approx(total / targets, abs=1e-5)}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(folder: Path) -> None:
-    class Breaks(CausalLmObjective):
-        def loss(self, model: Any, batch: Any) -> Any:
-            calls.append(1)
-            return super().loss(model, batch) * (float("nan") if len(calls) > 5 else 1.0)
+class Breaks(CausalLmObjective):
+    """Its loss is spoilt in the micro-batches of these numbers, from 0."""
 
-    calls: list[int] = []
-    saved: list[int] = []
-    view = PackedView(ShardSet(folder, "train"), LENGTH)
-    hooks = Hooks(lambda step, metrics: None, lambda step, state: saved.append(step))
+    def __init__(self, broken: set[int]) -> None:
+        super().__init__()
+        object.__setattr__(self, "broken", broken)
+        object.__setattr__(self, "calls", [])
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        self.calls.append(batch["ids"].sum().item())
+        return super().loss(model, batch) * (float("nan") if len(self.calls) - 1 in self.broken else 1.0)
+
+
+def broken_run(folder: Path, broken: set[int], **fields: Any) -> tuple[Breaks, dict[int, Any], list[Any], Any]:
+    """Trains with a spoilt loss; two micro-batches a step."""
+    view, objective, saved, events = PackedView(ShardSet(folder, "train"), LENGTH), Breaks(broken), {}, []
+    config = config_of(**fields)
+    hooks = Hooks(
+        lambda step, metrics: None, lambda step, state: saved.update({step: copy.deepcopy(state)}),
+        event=lambda step, verdict: events.append((step, verdict.decision)),
+        latest=lambda: max(saved.items(), key=lambda each: each[0]) if saved else None,
+    )  # fmt: skip
     model = model_of()
-    with pytest.raises(TrainingError, match="step 3: loss nan") as caught:
-        train(model, Breaks(), view, config_of(checkpoint_every_steps=1), Peers(), hooks)
-    assert "learning_rate" in caught.value.remedy
-    assert saved == [1, 2]
+    train(model, streams_of(objective, view, config), config, Peers(), hooks)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    return objective, saved, events, model
+
+
+def test_one_step_that_is_not_finite_is_passed_over(folder: Path) -> None:
+    objective, _, events, model = broken_run(folder, {5})
+    assert events == [(3, Decision.SKIP)]
+    assert len(objective.calls) == 16
+    whole = Run(folder, config_of())
+    assert not torch.equal(next(model.parameters()), next(whole.model.parameters()))
+
+
+def test_many_in_a_row_go_back_to_the_checkpoint_and_read_on_behind_them(folder: Path) -> None:
+    stability = {"max_skips": 1}
+    objective, saved, events, _ = broken_run(folder, set(range(10, 14)), stability=stability)
+    assert events == [(6, Decision.SKIP), (7, Decision.ROLL_BACK)]
+    assert sorted(saved) == [4, 8]
+    # Steps 5 to 7 were read in vain: after the way back to step 4 the data of steps 8, 9, 10, 11 follow.
+    undisturbed = Breaks(set())
+    view = PackedView(ShardSet(folder, "train"), LENGTH)
+    config = config_of(steps=11)
+    train(model_of(), streams_of(undisturbed, view, config), config, Peers(), Hooks(lambda *_: None, lambda *_: None))
+    assert objective.calls == undisturbed.calls
+
+
+def test_a_loss_that_is_never_finite_stops_the_run_and_names_the_step(folder: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 6: the loss is not finite.*before the first checkpoint") as caught:
+        broken_run(folder, set(range(100)))
+    assert "learning_rate" in caught.value.remedy
+    with pytest.raises(TrainingError, match="none of 4 steps had a finite loss"):
+        broken_run(folder, set(range(100)), steps=4)
+    with pytest.raises(TrainingError, match="after 1 roll-backs"):
+        broken_run(folder, set(range(9, 300)), steps=60, stability={"max_skips": 1, "max_roll_backs": 1})
+
+
+def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(folder: Path) -> None:
+    whole = Run(folder, config_of(ema_decay=0.9, checkpoint_every_steps=1))
+    average = [each.detach().clone() for each in model_of().parameters()]
+    names = [name for name, _ in model_of().named_parameters()]
+    for step in range(1, 9):
+        for number, name in enumerate(names):
+            average[number] = 0.9 * average[number] + 0.1 * whole.states[step]["model"][name]
+    for found, wanted in zip(whole.model.parameters(), average, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, rtol=1e-5, atol=1e-6)
+    rest = Run(folder, config_of(ema_decay=0.9), start=(4, whole.states[4]))
+    assert rest.equals(whole)
+
+
+def test_training_ends_when_the_validation_loss_has_stopped_falling(folder: Path) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.2, 1.0])
+    saved: list[int] = []
+    view, config = PackedView(ShardSet(folder, "train"), LENGTH), config_of(evaluate_every_steps=1, patience=2)
+    hooks = Hooks(
+        lambda *_: None, lambda step, state: saved.append(step),
+        evaluate=lambda step: {"validation_loss": next(losses)},
+    )  # fmt: skip
+    metrics = train(model_of(), streams_of(CausalLmObjective(), view, config), config, Peers(), hooks)
+    assert saved == [4]
+    assert metrics["validation_loss"] == 2.2
 
 
 WORKER = """
@@ -182,9 +262,9 @@ hooks = t.Hooks(lambda step, metrics: losses.update({step: metrics["loss"]}), la
 model = t.model_of(0.2)
 view = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "train"), t.LENGTH)
 config = t.config_of(resources={"workers": 2}, steps=4)
-t.train(model, t.CausalLmObjective(), view, config, t.Peers.current(), hooks)
+t.train(model, t.streams_of(t.CausalLmObjective(), view, config), config, t.Peers.current(), hooks)
 validation = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "validation"), t.LENGTH)
-held = t.mean_loss(model, t.CausalLmObjective(), validation, config, t.Peers.current())
+held = t.validate(model, t.held_out(validation), config, t.Peers.current(), 512)["loss"]
 norm = float(sum(parameter.double().abs().sum() for parameter in model.parameters()))
 print("RESULT" + json.dumps({"losses": losses, "held": held, "norm": norm}))
 dist.destroy_process_group()
@@ -206,5 +286,5 @@ def test_two_workers_have_the_losses_of_one(folder: Path, tmp_path: Path) -> Non
     assert second["losses"] == {}  # only rank 0 logs
     assert first["norm"] == second["norm"]
     view = PackedView(ShardSet(folder, "validation"), LENGTH)
-    held = mean_loss(alone.model, CausalLmObjective(), view, config_of(), Peers())
+    held = validate(alone.model, held_out(view), config_of(), Peers(), 512)["loss"]
     assert first["held"] == second["held"] == pytest.approx(held, abs=1e-5)

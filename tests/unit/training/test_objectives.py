@@ -45,6 +45,7 @@ def test_causal_targets_are_the_inputs_one_further() -> None:
         assert input_ids.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
         return SimpleNamespace(logits=logits)
 
+    model.training = True  # type: ignore[attr-defined]
     wanted = sum(
         F.cross_entropy(logits[row, at], torch.tensor(row * 5 + at + 1)) for row in range(2) for at in range(4)
     )

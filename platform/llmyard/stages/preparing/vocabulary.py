@@ -10,6 +10,8 @@ from llmyard.stages.preparing.encoding import Kept
 from llmyard.stages.preparing.scratch import Scratch
 from llmyard.tokens.config import ExtendedTokenizer, LearnedTokenizer
 
+# Learning takes some 50 bytes of memory for each byte of the sample whose words do not come again, as runs of Chinese.
+SAMPLE_BYTES = 32 << 20
 DOCUMENTS_OF_A_PORTION = 200  # at least so many are taken from a portion that is sampled, where it has them
 
 
@@ -25,14 +27,18 @@ class Count:
     Args:
         kept: The documents.
         documents: How many of a portion.
+        bytes_: How much of a portion, at most.
         split_han: Whether every Chinese character is a word.
     """
 
-    def __init__(self, kept: Kept, documents: int, split_han: bool) -> None:
-        self._kept, self._documents, self._split_han = kept, documents, split_han
+    def __init__(self, kept: Kept, documents: int, bytes_: int, split_han: bool) -> None:
+        self._kept, self._documents, self._bytes, self._split_han = kept, documents, bytes_, split_han
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Returns the name of the file of counts."""
+        import numpy as np
+        import pyarrow.compute as pc
+
         from llmyard.tokens.counts import WordCounter
 
         name = f"count/{row['index']:06d}"
@@ -40,11 +46,15 @@ class Count:
         if (receipt := scratch.receipt(name)) is not None:
             return receipt
         counter = WordCounter()
-        wanted = self._documents
+        documents, room = self._documents, self._bytes
         for batch in self._kept.batches(row["index"]):
-            counter.add(batch.kept["text"].slice(0, wanted), self._split_han)
-            wanted -= min(wanted, len(batch.kept))
-            if not wanted:
+            texts = batch.kept["text"].slice(0, documents)
+            ends = np.cumsum(pc.binary_length(texts).to_numpy())
+            fitting = int(np.searchsorted(ends, room, side="right"))
+            counter.add(texts.slice(0, fitting), self._split_han)
+            documents -= fitting
+            room -= int(ends[fitting - 1]) if fitting else 0
+            if fitting < len(texts) or not documents:
                 break
         counts = counter.counts().table()
         file = scratch.new(name, ".parquet")

@@ -1,0 +1,176 @@
+"""What a training job reads: its objectives over views of its shards, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmyard.stages.config import Finetune, Pretrain
+from llmyard.training.config import Denoising, SingleObjective, SpanCorruption, objectives_of
+
+if TYPE_CHECKING:
+    from llmyard.stages.training import TrainJob
+    from llmyard.tokens.order import Order
+    from llmyard.tokens.shards import ShardSet
+    from llmyard.tokens.tokenizer import Tokenizer
+    from llmyard.tokens.views import View
+    from llmyard.training.objectives import Objective
+    from llmyard.training.streams import Stream, Streams
+
+    OrderOf = Callable[[View, ShardSet], Order]
+
+SENTINELS = 100  # as T5 has; more where a sequence is cut into more spans
+
+
+def extra_ids(config: Pretrain) -> int:
+    """Returns how many ids behind the tokenizer's vocabulary the objectives need."""
+    from llmyard.tokens.masking import EXTRA_IDS
+    from llmyard.tokens.span_corruption import SpanLengths
+
+    needed = 0
+    for each in objectives_of(config.objective):
+        match each.kind:
+            case "masked_lm":
+                needed = max(needed, EXTRA_IDS)
+            case "span_corruption":
+                lengths = SpanLengths.filling(config.sequence_length, each.noise_density, each.mean_span)
+                needed = max(needed, SENTINELS, lengths.spans)
+            case "denoising":
+                needed = max(needed, 1)
+    return needed
+
+
+def training_streams(job: TrainJob, tokenizer: Tokenizer) -> Streams:
+    """Returns what a job trains on."""
+    from llmyard.tokens.shards import ShardSet
+    from llmyard.training.streams import Streams
+
+    shards = ShardSet.of(job.shards, "train")
+    if isinstance(job.config, Finetune):
+        return Streams([_examples(job, job.config, shards, tokenizer, partial(_order, job))])
+    config, objective = job.config, job.config.objective
+    order_of = partial(_order, job)
+    made = [pretraining(config, each, shards, tokenizer, order_of) for each in objectives_of(objective)]
+    weights = [part.weight for part in objective.parts] if objective.kind == "mixture" else [1.0]
+    return Streams(made, weights, config.seed)
+
+
+def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]:
+    """Returns what a job is judged by: ``""`` is the whole of it, and where there are several, each source."""
+    from llmyard.core.errors import DataError
+    from llmyard.tokens.shards import ShardSet
+
+    shards = ShardSet.of(job.shards, "validation")
+    if isinstance(job.config, Finetune):
+        return {"": _examples(job, job.config, shards, tokenizer, stored_order)}
+    config, first = job.config, objectives_of(job.config.objective)[0]
+    found = {"": pretraining(config, first, shards, tokenizer)}
+    sources = sorted({shard.source for shard in shards.shards if shard.source})
+    for source in sources if len(sources) > 1 else ():
+        own = ShardSet("", "validation", shards=[shard for shard in shards.shards if shard.source == source])
+        try:
+            found[source] = pretraining(config, first, own, tokenizer)
+        except DataError:  # too little of it is held out for one sequence
+            continue
+    return found
+
+
+def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf) -> Stream:
+    from llmyard.tokens.views import ExampleView
+    from llmyard.training.objectives import SequenceToSequenceObjective, SpanObjective
+    from llmyard.training.streams import Stream
+
+    view = ExampleView(shards)
+    objective: Objective
+    if job.labels:
+        objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
+    else:
+        objective = SequenceToSequenceObjective(tokenizer.pad_id, getattr(config.model, "label_smoothing", 0.0))
+    return Stream(objective, view, order_of(view, shards))
+
+
+def pretraining(
+    config: Pretrain,
+    objective: SingleObjective,
+    shards: ShardSet,
+    tokenizer: Tokenizer,
+    order_of: OrderOf | None = None,
+) -> Stream:
+    """Returns one objective of a pretraining over a split, in the order in which it is stored where none is given."""
+    from llmyard.tokens.denoising import DenoisingView, PrefixView
+    from llmyard.tokens.lanes import LaneOrder, LaneView
+    from llmyard.tokens.masking import MaskedView
+    from llmyard.tokens.packing import packed
+    from llmyard.tokens.sentence_pairs import SentencePairView
+    from llmyard.tokens.sentences import sentence_marks
+    from llmyard.tokens.span_corruption import SpanCorruptionView
+    from llmyard.tokens.views import PackedView
+    from llmyard.tokens.word_starts import WordStarts
+    from llmyard.training.objectives import CausalLmObjective, TokenLoss
+    from llmyard.training.pretraining import MaskedLmObjective, RecurrentLmObjective, RestoringObjective
+    from llmyard.training.streams import Stream
+
+    order_of = order_of or stored_order
+    length, seed = config.sequence_length, config.seed
+    loss = TokenLoss(config.label_smoothing, config.z_loss)
+    ids: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "seed": seed}
+    pad_id, end_id = tokenizer.pad_id, tokenizer.end_id
+    view: View
+    match objective.kind:
+        case "causal_lm":
+            view = packed(shards, length, config.packing, config.document_boundaries)
+            causal = CausalLmObjective(pad_id, config.document_boundaries, loss)
+            return Stream(causal, view, order_of(view, shards))
+        case "recurrent_lm":
+            is_training = shards.split == "train"
+            lanes = LaneView(shards, config.batch.size if is_training else config.batch.micro_batch, length)
+            return Stream(RecurrentLmObjective(loss), lanes, LaneOrder(lanes))
+        case "masked_lm":
+            room = length - 3  # for the opening token and two separators
+            texts: View
+            if objective.pairs == "none":
+                texts = packed(shards, room, "document", False)
+            else:
+                texts = SentencePairView(shards, sentence_marks(tokenizer), room, seed, objective.pairs)
+            words = WordStarts(tokenizer) if objective.whole_words else None
+            view = MaskedView(texts, words, separator_id=_separator(tokenizer), share=objective.mask_share, **ids)
+            masked = MaskedLmObjective(pad_id, objective.mask_share * length, loss)
+            return Stream(masked, view, order_of(view, shards))
+        case "span_corruption":
+            view = SpanCorruptionView(shards, length, end_id=end_id, **ids, **_noise(objective))
+        case "denoising":
+            marks = sentence_marks(tokenizer) if objective.shuffle_sentences else None
+            view = DenoisingView(PackedView(shards, length - 1), marks, end_id=end_id, **ids, **_noise(objective))
+        case "prefix_lm":
+            view = PrefixView(PackedView(shards, length), end_id=end_id, seed=seed)
+    return Stream(RestoringObjective(pad_id, loss), view, order_of(view, shards))
+
+
+def _noise(objective: SpanCorruption | Denoising) -> dict[str, Any]:
+    return {"noise_density": objective.noise_density, "mean_span": objective.mean_span}
+
+
+def _separator(tokenizer: Tokenizer) -> int:
+    from llmyard.tokens.tokenizer import SEPARATOR
+
+    return tokenizer.control(SEPARATOR)
+
+
+def _order(job: TrainJob, view: View, shards: ShardSet) -> Order:
+    """Returns the order of a job's samples; shards on remote storage are fetched ahead of it."""
+    from llmyard.tokens.mixture import MixedOrder
+    from llmyard.tokens.order import DataOrder
+    from llmyard.tokens.prefetch import prefetching
+
+    if not job.phases:
+        return prefetching(DataOrder(view.rows, job.config.seed), shards)
+    sources = [shard.source for shard in shards.shards]
+    return prefetching(MixedOrder(view.rows, sources, job.phases, job.config.seed), shards)
+
+
+def stored_order(view: View, shards: ShardSet) -> Order:
+    """Returns the order in which samples are stored."""
+    from llmyard.tokens.order import DataOrder
+
+    return DataOrder(view.rows, 0, shuffle=False)
