@@ -297,7 +297,7 @@ def test_sources_are_mixed_and_packed_as_the_job_says(tmp_path: Path, shared_ray
         "resources": {"workers": 2},
         "mixture": {"curriculum": [{"until": 0.5, "shares": {"新闻": 1, "books": 3}}]},
     }  # fmt: skip
-    evaluate = {"kind": "evaluate", "output": "report", "checkpoint": "base", "splits": ["validation"], "limit": 10}
+    evaluate = {"kind": "evaluate", "output": "report", "checkpoint": "base", "splits": ["validation"]}
     job = {"kind": "pipeline", "name": "mixed", "stages": [prepare, pretrain, evaluate]}
     shards, base, report = (result.artifacts[0] for result in go(job, tmp_path / "storage"))
 
@@ -311,4 +311,4 @@ def test_sources_are_mixed_and_packed_as_the_job_says(tmp_path: Path, shared_ray
     assert early == {"until": 0.5, "shares": {"新闻": 0.25, "books": 0.75}}
     natural = 2 * tokens["新闻"] / (2 * tokens["新闻"] + tokens["books"])
     assert late["shares"]["新闻"] == pytest.approx(natural, abs=1e-6)
-    assert report.metrics["validation/loss"] == pytest.approx(base.metrics["validation_loss"], rel=1e-3)
+    assert report.metrics["validation/loss"] == pytest.approx(base.metrics["validation_loss"], rel=1e-5)
