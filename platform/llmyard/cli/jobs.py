@@ -126,7 +126,7 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
 
     vocab = vocabulary_of(stage, job, store)
     if stage.model is not None and vocab:
-        longest = stage.sequence_length if stage.kind == "pretrain" else getattr(stage.task, "max_tokens", 1)
+        longest = stage.sequence_length if stage.kind == "pretrain" else stage.task.longest
         parameters = parameters_of(stage.model, vocab, longest)
         length = longest if stage.kind == "pretrain" else TYPICAL_EXAMPLE_TOKENS
         tokens = stage.steps * stage.batch.size * length

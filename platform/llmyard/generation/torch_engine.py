@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from llmyard.core.errors import LlmyardError
+from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.core.seeds import mix
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
@@ -30,6 +30,7 @@ from llmyard.generation.text_stream import TextStream
 from llmyard.models.families import load
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.transformer import TransformerModel
+from llmyard.models.transformer_xl import TransformerXlModel
 from llmyard.tasks.task import Annotation
 from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
 from llmyard.training.objectives import pad
@@ -82,6 +83,7 @@ class TorchEngine:
         self.tokenizer = Tokenizer.load(Path(folder, FILE))
         self._device = torch.device(device)
         self._model = load(folder).to(self._device)
+        _refuse_others(self._model, name)
         self._able = _capabilities(self._model, name)
         self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
         self._live: dict[str, _Sequence] = {}
@@ -330,10 +332,21 @@ class TorchEngine:
         return encoded, tokens_BT.to(self._device)
 
 
+def _refuse_others(model: Any, name: str) -> None:
+    """Raises RequestError for a model that this engine has no way to answer with."""
+    writes = not model.config.is_encoder_decoder and model.can_generate() and not isinstance(model, TransformerXlModel)
+    if not (writes or isinstance(model, (SpanTagger, TransformerModel))):
+        raise RequestError(
+            f"{name} is a {type(model).__name__}, with which this engine does not answer yet",
+            "it answers with causal decoders, the encoder-decoder Transformer and span taggers",
+        )
+
+
 def _capabilities(model: Any, name: str) -> Capabilities:
     """Returns what a model can do; learned positions bound what it reads, sinusoids do not."""
-    tags = isinstance(model, SpanTagger)
-    positions = model.config.max_tokens if tags else getattr(model.config, "n_positions", None)
+    tags, config = isinstance(model, SpanTagger), model.config
+    learned = tags or getattr(config, "positions", "") == "learned"
+    positions = config.max_tokens if learned else getattr(config, "max_position_embeddings", None)
     total = None if positions is None else int(positions) + 1
     return Capabilities(name, model.config.model_type, not tags, tags, positions or MAX_PROMPT_TOKENS, total)
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -116,6 +117,36 @@ def build_tagger(
             **config.model_dump(exclude={"family"}),
         )
     )  # fmt: skip
+
+
+def tagger_from(
+    base: BertForPreTraining, *, entity_types: tuple[str, ...], relations: tuple[str, ...], question_end: int = -1
+) -> SpanTagger:
+    """Returns a tagger with a pretrained encoder; its heads are random (from torch's current seed).
+
+    Args:
+        base: As pretrained.
+        entity_types: Of the spans.
+        relations: Between spans.
+        question_end: As for :func:`build_tagger`.
+    """
+    shape = base.config
+    tagger = SpanTagger(
+        SpanTaggerConfig(
+            vocab_size=shape.vocab_size, pad_token_id=shape.pad_token_id, max_tokens=shape.max_position_embeddings,
+            hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, heads=shape.num_attention_heads,
+            feed_forward_size=shape.intermediate_size, dropout=shape.hidden_dropout_prob,
+            entity_types=entity_types, relations=relations, question_end=question_end,
+        )
+    )  # fmt: skip
+    weights = {name: each for name, each in base.bert.state_dict().items() if not name.startswith("pooler.")}
+    kinds = "embeddings.token_type_embeddings.weight"
+    learned, wanted = weights.pop(kinds), tagger.bert.embeddings.token_type_embeddings.weight
+    with torch.no_grad():  # a further kind of segment begins as the last that was learned
+        for kind in range(len(wanted)):
+            wanted[kind] = learned[min(kind, len(learned) - 1)]
+    tagger.bert.load_state_dict({**weights, kinds: wanted})
+    return tagger
 
 
 def load(folder: str | Path) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 from llmyard.core.artifacts import check_name
 from llmyard.core.config import Config, Inert
 from llmyard.core.errors import RequestError
-from llmyard.models.config import Bert, EncoderDecoder, ModelChoice
 from llmyard.models.config import Model as ModelConfig
+from llmyard.models.config import ModelChoice
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
@@ -100,16 +100,23 @@ class Finetune(Stage, Training):
     data: ExampleSource = SmallWorldExamples()
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
     init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
-    model: Annotated[EncoderDecoder | Bert, Field(discriminator="family")] | None = None
+    model: ModelChoice | None = None
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
-        wanted = "transformer" if self.task.kind in ("translation", "summarization") else "bert"
-        if self.model is not None and self.model.family != wanted:
-            raise ValueError(f"task {self.task.kind} is trained with family {wanted}, not {self.model.family}")
+        wanted = families_for(self.task.kind)
+        if self.model is not None and self.model.family not in wanted:
+            raise ValueError(
+                f"task {self.task.kind} is trained with family {' or '.join(wanted)}, not {self.model.family}"
+            )
         return self
+
+
+def families_for(task: str) -> tuple[str, ...]:
+    """Returns the model families that a task can be trained with: it writes an answer, or tags spans."""
+    return ("transformer", "gpt2", "llama") if task in ("translation", "summarization") else ("bert",)
 
 
 class Register(Config):

@@ -260,11 +260,14 @@ class Predictor:
         return {}
 
     def _fitting(self, texts: Sequence[str]) -> list[str]:
-        """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so."""
+        """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so.
+
+        A character of several tokens is not cut in two: it would be read again with all of them.
+        """
         limit = self.engine.capabilities().max_prompt_tokens
         encoded = self.engine.tokenizer.encode_with_spans(texts)
         return [
-            text if len(item.ids) <= limit else text[: item.spans[limit - 1][1]]
+            text if len(item.ids) <= limit else text[: min(item.spans[limit - 1][1], item.spans[limit][0])]
             for text, item in zip(texts, encoded, strict=True)
         ]
 

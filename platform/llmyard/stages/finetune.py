@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore, FileEntry
-from llmyard.core.errors import DataError
+from llmyard.core.errors import DataError, RequestError
 from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
 from llmyard.sources.config import Records
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
-from llmyard.stages.config import Finetune
+from llmyard.stages.config import Finetune, families_for
 from llmyard.stages.preparing.encoding import folder_for
 from llmyard.stages.pretrain import same_tokenizer
 from llmyard.stages.stage import Made, Making
@@ -34,7 +34,32 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
     if config.init != "scratch":
         found["base"] = store.get(config.init, "checkpoint")
         same_tokenizer(found["base"], found["tokenizer"])
+        _check_base(config, found["base"])
     return found
+
+
+def _check_base(config: Finetune, base: Artifact) -> None:
+    """Raises RequestError for a checkpoint that cannot learn the task; workers would find out one after the other."""
+    family, wanted = str(base.details.get("family", "")), families_for(config.task.kind)
+    if family not in wanted:
+        raise RequestError(
+            f"{base.reference} is of family {family or 'unknown'!r}; {config.task.kind} is trained with "
+            f"{' or '.join(wanted)}",
+            "name another checkpoint as `init`, or give `model` with `init: scratch`",
+        )
+    positions = int(base.details.get("sequence_length", config.task.longest))
+    if family != "transformer" and positions < config.task.longest:
+        raise RequestError(
+            f"{base.reference} reads {positions} tokens, an example of {config.task.kind} has up to "
+            f"{config.task.longest}",
+            "lower the limits under `task:`, or pretrain with a longer sequence_length",
+        )
+    learned = base.details.get("task")
+    if family == "bert" and base.config.get("kind") == "finetune" and learned != config.task.kind:
+        raise RequestError(
+            f"{base.reference} has the heads of {learned}, not of {config.task.kind}",
+            "go on from the pretrained encoder, or from a checkpoint of the same task",
+        )
 
 
 def sources(config: Finetune, parents: Mapping[str, Artifact]) -> list[Any]:
@@ -49,21 +74,32 @@ def make(config: Finetune, making: Making) -> Made:
     draft = making.draft
     data = _encode(config, making)
     labels = data.details["labels"]
+    base = making.parents.get("base")
+    family = config.model.family if config.model is not None else base.details["family"] if base is not None else ""
     job = TrainJob(
         config=config,
         storage=draft.storage,
         shards=data,
         tokenizer=making.parents["tokenizer"],
-        base=making.parents.get("base"),
+        base=base,
         labels=labels,
         folder=draft.folder,
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
         board=Board.start(),
+        family=family,
+        label_smoothing=float(base.details.get("label_smoothing", 0.0)) if base is not None else 0.0,
     )
     metrics = run_training(job, making)
     task = task_of(config.task)
-    details = {"task": task.name, "task_config": config.task.model_dump(mode="json"), **labels}
+    details = {
+        "task": task.name,
+        "task_config": config.task.model_dump(mode="json"),
+        "family": family,
+        "sequence_length": config.task.longest,
+        "label_smoothing": getattr(config.model, "label_smoothing", job.label_smoothing),
+        **labels,
+    }
     return Made(metrics, details, also=(data,), extra_parents=(data.reference,))
 
 
@@ -121,6 +157,8 @@ def _encode(config: Finetune, making: Making) -> Artifact:
 
 
 def _refuse(config: Finetune, counts: Counter[str], bad: list[dict[str, Any]]) -> None:
+    if not counts["validation"] and counts["train"]:
+        raise DataError(f"no validation example is left of {sum(counts.values())} ({dict(counts)})", "check `data:`")
     if not counts["train"]:
         first = f"; first: {bad[0]['path']}: {bad[0]['reason']}" if bad else ""
         raise DataError(

@@ -12,6 +12,7 @@ from llmyard.core.jobfile import nearest
 from llmyard.stages.config import Pretrain
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training
+from llmyard.training.config import FAMILIES, objectives_of
 
 if TYPE_CHECKING:
     from llmyard.tokens.mixture import Phase
@@ -38,6 +39,14 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
     if config.init != "scratch":
         found["base"] = store.get(config.init, "checkpoint")
         same_tokenizer(found["base"], tokenizers[0])
+        family = str(found["base"].details.get("family", ""))
+        for each in objectives_of(config.objective):
+            if family not in FAMILIES[each.kind]:
+                base = found["base"].reference
+                raise RequestError(
+                    f"{base} is of family {family or 'unknown'!r}, which does not learn by {each.kind}",
+                    f"{each.kind} is learned by {', '.join(FAMILIES[each.kind])}",
+                )
     return found
 
 

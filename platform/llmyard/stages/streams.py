@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmyard.stages.config import Finetune, Pretrain
-from llmyard.training.config import Denoising, SingleObjective, SpanCorruption, objectives_of
+from llmyard.training.config import FAMILIES, Denoising, SingleObjective, SpanCorruption, objectives_of
 
 if TYPE_CHECKING:
     from llmyard.stages.training import TrainJob
@@ -78,15 +78,23 @@ def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]
 
 def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf) -> Stream:
     from llmyard.tokens.views import ExampleView
-    from llmyard.training.objectives import SequenceToSequenceObjective, SpanObjective
+    from llmyard.training.objectives import (
+        PromptedLmObjective,
+        SequenceToSequenceObjective,
+        SpanObjective,
+        TokenLoss,
+    )
     from llmyard.training.streams import Stream
 
     view = ExampleView(shards)
     objective: Objective
+    smoothing = getattr(config.model, "label_smoothing", job.label_smoothing)
     if job.labels:
         objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
+    elif job.family in FAMILIES["causal_lm"]:
+        objective = PromptedLmObjective(tokenizer.pad_id, TokenLoss(smoothing))
     else:
-        objective = SequenceToSequenceObjective(tokenizer.pad_id, getattr(config.model, "label_smoothing", 0.0))
+        objective = SequenceToSequenceObjective(tokenizer.pad_id, smoothing)
     return Stream(objective, view, order_of(view, shards))
 
 

@@ -29,6 +29,8 @@ class TrainJob:
         shards: The training data.
         tokenizer: Of the model and the data.
         base: Checkpoint to start from; None for random weights.
+        family: Of the model.
+        label_smoothing: Of the checkpoint that training goes on from.
         labels: Label names of a tagging task.
         folder: The checkpoint's folder in the storage.
         fence: Of the lease.
@@ -48,6 +50,8 @@ class TrainJob:
     ticket: Any
     board: Any
     phases: tuple[Phase, ...] = ()
+    family: str = ""
+    label_smoothing: float = 0.0
 
 
 def run_training(job: TrainJob, making: Making) -> dict[str, float]:
@@ -93,7 +97,7 @@ def work(config: Mapping[str, Any]) -> None:
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
     streams = training_streams(job, tokenizer)
     torch.manual_seed(stage.seed)
-    model = load(job.base.local()) if job.base is not None else _build(job, tokenizer)
+    model = _continued(job, tokenizer, load(job.base.local())) if job.base is not None else _build(job, tokenizer)
 
     checkpoints = Checkpoints(job.storage, f"{job.folder}/_making/progress", job.fence)
     start = checkpoints.latest()
@@ -164,25 +168,41 @@ def _bytes_of(tensor: Any) -> bytes:
     return torch.as_tensor(tensor, dtype=torch.uint8).numpy().tobytes()
 
 
+def _continued(job: TrainJob, tokenizer: Any, base: Any) -> Any:
+    """Returns the model to go on with: the base as it is, or its encoder with the heads of a tagging task."""
+    from transformers import BertForPreTraining
+
+    from llmyard.models.families import tagger_from
+
+    if not (job.labels and isinstance(base, BertForPreTraining)):
+        return base
+    return tagger_from(base, **_tagging(job, tokenizer))
+
+
+def _tagging(job: TrainJob, tokenizer: Any) -> dict[str, Any]:
+    """Returns what a tagger must know of its task."""
+    from llmyard.tasks.question_answering import QUESTION_END
+
+    asks = isinstance(job.config, Finetune) and job.config.task.kind == "question_answering"
+    return {
+        "entity_types": tuple(job.labels.get("entity_types", ())),
+        "relations": tuple(job.labels.get("relations", ())),
+        "question_end": tokenizer.encode(QUESTION_END)[0] if asks else -1,
+    }
+
+
 def _build(job: TrainJob, tokenizer: Any) -> Any:
     from llmyard.models.config import Bert
     from llmyard.models.families import build, build_tagger
     from llmyard.stages.streams import extra_ids
-    from llmyard.tasks.question_answering import QUESTION_END
 
     stage = job.config
     assert stage.model is not None
-    # A model with sinusoidal positions has no longest sequence and ignores the 1.
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else getattr(stage.task, "max_tokens", 1)
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest
     extra = extra_ids(stage) if isinstance(stage, Pretrain) else 0
     ids = {"vocab_size": tokenizer.vocab_size + extra, "pad_id": tokenizer.pad_id, "max_tokens": longest}
     if isinstance(stage, Finetune) and isinstance(stage.model, Bert):
-        asks = stage.task.kind == "question_answering"
-        return build_tagger(
-            stage.model, **ids, entity_types=tuple(job.labels.get("entity_types", ())),
-            relations=tuple(job.labels.get("relations", ())),
-            question_end=tokenizer.encode(QUESTION_END)[0] if asks else -1,
-        )  # fmt: skip
+        return build_tagger(stage.model, **ids, **_tagging(job, tokenizer))
     return build(stage.model, **ids, end_id=tokenizer.end_id)
 
 

@@ -179,6 +179,31 @@ class SequenceToSequenceObjective(Forgetful):
 
 
 @dataclass(frozen=True)
+class PromptedLmObjective(Forgetful):
+    """Cross-entropy of an answer's tokens given the prompt and those before, of a causal model.
+
+    Attributes:
+        pad_id: Fills shorter sequences.
+        token_loss: Of the answer's tokens.
+    """
+
+    pad_id: int
+    token_loss: TokenLoss = PLAIN
+
+    def collate(self, samples: Sequence[Example]) -> Batch:
+        """Returns ``ids`` (B, T) and ``labels`` (B, T): at each place the token after it, of the answer only."""
+        labels = pad([sample.tokens[1:] for sample in samples], IGNORE)
+        for row, sample in enumerate(samples):
+            labels[row, : sample.target_start - 1] = IGNORE
+        return {"ids": pad([sample.tokens[:-1] for sample in samples], self.pad_id), "labels": labels}
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed cross-entropy; padding stands behind all that is read, so it needs no mask."""
+        logits = model(input_ids=batch["ids"], use_cache=False).logits
+        return self.token_loss.sum(logits, batch["labels"], model.training)
+
+
+@dataclass(frozen=True)
 class SpanObjective(Forgetful):
     """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities."""
 

@@ -1,0 +1,95 @@
+"""Families pretrain on Ray on a small corpus of both languages, and are evaluated; `tests/unit/stages` has all."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from llmyard.core.artifacts import Artifact
+from llmyard.models.families import load
+from llmyard.stages.config import job_adapter
+from llmyard.stages.run import run
+from llmyard.stages.stage import StageResult
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
+
+TINY = {"hidden_size": 16, "heads": 2}
+# What differs most from the others on its way through Ray: figures of its own, and a memory that two workers share.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"model": {"family": "gpt2", "layers": 1, **TINY}},
+    "bert": {"model": {"family": "bert", "layers": 1, **TINY}, "objective": {"kind": "masked_lm"}},
+    "transformer_xl": {"model": {"family": "transformer_xl", "layers": 2, "memory_length": 24, **TINY},
+                       "objective": {"kind": "recurrent_lm"}, "resources": {"workers": 2}},
+}  # fmt: skip
+
+
+# A causal model writes, an encoder tags: both go on from what they were pretrained on.
+TUNED: dict[str, dict[str, Any]] = {
+    "gpt2": {"kind": "translation", "max_source_tokens": 32, "max_target_tokens": 32},
+    "bert": {"kind": "knowledge_graph", "max_tokens": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def results(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[StageResult]]:
+    stages: list[dict[str, Any]] = [
+        {"kind": "prepare", "output": "corpus", "sources": [{"kind": "smallworld", "documents": 200}],
+         "documents_per_task": 100, "tokenizer": {"vocab_size": 600}, "splits": {"validation": 0.1}},
+    ]  # fmt: skip
+    for name, fields in FAMILIES.items():
+        training = {"steps": 4, "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1}}
+        stages.append({"kind": "pretrain", "output": name, "shards": "corpus", "sequence_length": 64,
+                       "evaluate_every_steps": 2, "ema_decay": 0.5, **training, **fields})  # fmt: skip
+        stages.append({"kind": "evaluate", "output": f"{name}-report", "checkpoint": name, "splits": ["validation"],
+                       "limit": 40})  # fmt: skip
+    for name, task in TUNED.items():
+        data = {"kind": "smallworld", "train": 60, "validation": 20, "test": 20}
+        stages.append({"kind": "finetune", "output": f"{name}-tuned", "init": name, "task": task, "data": data,
+                       "tokenizer": "corpus", **training})  # fmt: skip
+        stages.append({"kind": "evaluate", "output": f"{name}-tuned-report", "checkpoint": f"{name}-tuned",
+                       "limit": 10})  # fmt: skip
+    job = job_adapter().validate_python({"kind": "pipeline", "name": "families", "stages": stages})
+    done = run(job, storage=str(tmp_path_factory.mktemp("families")))
+    names = [*FAMILIES, *(f"{name}-tuned" for name in TUNED)]
+    return {name: done[1 + 2 * number : 3 + 2 * number] for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_pretrains_and_is_judged(results: dict[str, list[StageResult]], name: str) -> None:
+    trained, report = (result.artifacts[0] for result in results[name])
+    assert trained.details["family"] == name
+    assert math.isfinite(trained.metrics["validation_loss"])
+    assert report.metrics["validation/perplexity"] > 1
+    assert report.metrics["validation/baseline_perplexity"] > 1
+    if name == "bert":
+        assert 0 <= report.metrics["validation/pair_accuracy"] <= 1
+        assert trained.metrics["validation_masked_loss"] > 0
+    written = json.loads(trained.local("config.json").read_text(encoding="utf-8"))
+    extra = {"bert": 2}.get(name, 0)
+    assert written["vocab_size"] == vocabulary(trained) + extra
+
+
+@torch.no_grad()
+def test_what_was_trained_generates(results: dict[str, list[StageResult]]) -> None:
+    model = load(results["transformer_xl"][0].artifacts[0].local())
+    ids = torch.randint(20, 200, (1, 6))
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    assert ids.shape[1] < written.shape[1] <= ids.shape[1] + 4
+
+
+def test_a_base_model_is_fine_tuned(results: dict[str, list[StageResult]]) -> None:
+    for name, metric in (("gpt2", "test/chrf"), ("bert", "test/triple_f1")):
+        tuned, report = (result.artifacts[0] for result in results[f"{name}-tuned"])
+        assert results[name][0].artifacts[0].reference in tuned.parents
+        assert tuned.details["family"] == name
+        assert 0 <= report.metrics[metric] <= 100
+
+
+def vocabulary(checkpoint: Artifact) -> int:
+    from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+    return Tokenizer.load(checkpoint.local(FILE)).vocab_size
