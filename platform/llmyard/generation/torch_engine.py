@@ -83,7 +83,9 @@ class TorchEngine:
         self.tokenizer = Tokenizer.load(Path(folder, FILE))
         self._device = torch.device(device)
         self._model = load(folder).to(self._device)
-        _refuse_others(self._model, name)
+        fault = why_not(self._model)
+        if fault:
+            raise RequestError(f"{name}: {fault}", f"it answers with {_ANSWERING}")
         self._able = _capabilities(self._model, name)
         self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
         self._live: dict[str, _Sequence] = {}
@@ -332,14 +334,15 @@ class TorchEngine:
         return encoded, tokens_BT.to(self._device)
 
 
-def _refuse_others(model: Any, name: str) -> None:
-    """Raises RequestError for a model that this engine has no way to answer with."""
+_ANSWERING = "causal decoders, the encoder-decoder Transformer and span taggers"
+
+
+def why_not(model: Any) -> str:
+    """Returns why this engine does not answer with a model; "" if it does."""
     writes = not model.config.is_encoder_decoder and model.can_generate() and not isinstance(model, TransformerXlModel)
-    if not (writes or isinstance(model, (SpanTagger, TransformerModel))):
-        raise RequestError(
-            f"{name} is a {type(model).__name__}, with which this engine does not answer yet",
-            "it answers with causal decoders, the encoder-decoder Transformer and span taggers",
-        )
+    if writes or isinstance(model, (SpanTagger, TransformerModel)):
+        return ""
+    return f"this engine does not answer with a {type(model).__name__} yet"
 
 
 def _capabilities(model: Any, name: str) -> Capabilities:

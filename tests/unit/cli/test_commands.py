@@ -132,6 +132,31 @@ def test_import_list_show_remove(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert main(["artifacts", "show", "faq", *where]) == 2
 
 
+def test_lineage_names_the_files_of_corpus_and_examples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = ArtifactStore(Storage(str(tmp_path / "store")))
+    sources = [{"kind": "files", "name": "books", "paths": ["data/*.txt"]}]
+    corpus = {"files": 7, "bytes": 1234, "sources": sources}
+    with store.begin("tokenizer", "corpus", "1") as draft:
+        tokenizer = draft.commit(config={"kind": "bpe"}, parents=[], metrics={}, details={"corpus": corpus})
+    with store.begin("shards", "corpus", "2") as draft:
+        lines = "".join(json.dumps({"path": f"data/{index}.txt"}) + "\n" for index in range(7))
+        draft.storage.write(f"{draft.folder}/sources.jsonl", lines.encode())
+        shards = draft.commit(config={}, parents=[tokenizer.reference], metrics={}, details={"corpus": corpus})
+    data = {"kind": "records", "train": "pairs/train.jsonl", "validation": "pairs/v.jsonl", "test": "pairs/t.jsonl"}
+    with store.begin("shards", "examples", "3") as draft:
+        examples = draft.commit(config={"data": data}, parents=[shards.reference], metrics={})
+    where = ["--storage", str(tmp_path / "store")]
+    assert main(["artifacts", "lineage", examples.reference, *where]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("pairs/train.jsonl", "pairs/v.jsonl", "pairs/t.jsonl", "data/0.txt"))
+    assert f"… and 2 more; all in {shards.uri}/sources.jsonl" in said
+    assert said.rstrip().endswith("data/*.txt")  # the tokenizer has no listing of its own: what its job names
+    assert main(["artifacts", "lineage", examples.reference, *where, "--json"]) == 0
+    rows = last_json(capsys.readouterr().out)["lineage"]
+    assert isinstance(rows, list)
+    assert [len(row["files"]) for row in rows] == [3, 7, 1]
+
+
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "modeling_x.py"])
 def test_a_checkpoint_that_could_run_code_is_not_imported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
