@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.cli.messages import say
-from llmyard.cli.shell import Shell
+from llmyard.cli.shell import Shell, command
 from llmyard.core.errors import RequestError
 
 JOB = "quickstart.yaml"
+# MLflow's page opens on traces unless the address asks for the view of model training; `llmyard` is a store's first
+# experiment.
+RUNS_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 MODELS = ("triples", "translator", "base")
 
 
@@ -34,13 +37,16 @@ def run_quickstart(
     shell: Shell, storage: str | None, overrides: Sequence[str], keep_serving: bool, force: bool
 ) -> None:
     """Runs the job, serves its models, asks, prints what to do next."""
-    from llmyard.cli.jobs import run_job
+    from llmyard.cli.jobs import checked_job, run_job
+
+    checked_job(shell, ready_job(JOB), overrides, storage)  # a wrong request is told before Ray is imported
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
     from llmyard.serving.endpoint import serving
 
     console = shell.console()
+    console.print(say("starting_ray"), highlight=False)
     with session():  # one Ray for the job and the endpoint
         result = run_job(shell, ready_job(JOB), overrides, None, storage, force)
         store = shell.store(storage)
@@ -120,19 +126,21 @@ def show(console: Any, answer: dict[str, str]) -> None:
 
 def next_steps(console: Any, storage: str) -> None:
     """Prints the exact commands to go on with."""
-    where = f" --storage {storage}" if Path(storage) != Path(".llmyard").resolve() else ""
-    llmyard = os.environ.get("LLMYARD_COMMAND", "llmyard")  # as the user called it: cluster/local sets it
+    from rich.markup import escape
+
+    where = f" --storage {shlex.quote(storage)}" if Path(storage) != Path(".llmyard").resolve() else ""
+    llmyard = command()
     mlflow = Path(sys.executable).with_name("mlflow")
     steps = {
         "next_serve": f"{llmyard} serve triples translator base{where}",
         "next_runs": f"{llmyard} runs list{where}",
         "next_lineage": f"{llmyard} artifacts lineage models:/smallworld-triples@champion{where}",
-        "next_mlflow": f"{mlflow} ui --backend-store-uri sqlite:///{storage}/mlflow.db",
+        "next_mlflow": f"{mlflow} ui --backend-store-uri {shlex.quote(f'sqlite:///{storage}/mlflow.db')}",
         "next_own": f"{llmyard} init my-project",
     }
     console.print(f"\n{say('next')}")
-    for key, command in steps.items():
-        console.print(f"  {command}   [dim]# {say(key)}[/]", highlight=False, soft_wrap=True)
+    for key, step in steps.items():
+        console.print(f"  {escape(step)}   [dim]# {say(key, page=RUNS_PAGE)}[/]", highlight=False, soft_wrap=True)
 
 
 def free_port(wanted: int) -> int:

@@ -5,28 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import typer
 
 from llmyard.cli.messages import say
 from llmyard.cli.shell import Shell
 from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.core.errors import RequestError
 
 
 def find_models(store: ArtifactStore, names: Sequence[str]) -> list[Artifact]:
-    """Returns the checkpoints that names stand for."""
+    """Returns the checkpoints that names stand for.
+
+    Raises:
+        RequestError: There is no such checkpoint, or two names stand for one.
+    """
     from llmyard.runtime.registry import resolve
 
-    found = []
+    found: dict[str, Artifact] = {}
     for name in names:
         reference = resolve(name, store.storage.uri) if name.startswith("models:/") else name
-        found.append(store.get(reference, None if "/" in reference else "checkpoint"))
-    return found
+        artifact = store.get(reference, None if "/" in reference else "checkpoint")
+        if artifact.reference in found:
+            raise RequestError(f"{name!r} names {artifact.reference} again", "name each model once")
+        found[artifact.reference] = artifact
+    return list(found.values())
 
 
 def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_key: bool, storage: str | None) -> None:
     """Serves until interrupted."""
+    from llmyard.cli.jobs import check_space
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
@@ -35,36 +43,31 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     store = shell.store(storage)
     models = find_models(store, names)
     require_free(host, port)
-    key = keys.new_key(store.storage) if new_key or not keys.hashes(store.storage) else None
+    known = keys.hashes(store.storage)
+    key = keys.make_key() if new_key or not known else None
+    if key is not None:
+        check_space(store.storage)
+        known = [*known, keys.hash_of(key)]
     config = Endpoint(models=tuple(model.reference for model in models), host=host, port=port)
-    with session(), serving(config, models, keys.hashes(store.storage)) as url:
+    typer.echo(say("starting_ray"))
+    with session(), serving(config, models, known) as url:
+        if key is not None:
+            keys.store_key(store.storage, key)  # only now: a key that nobody was shown would stay for ever
         typer.echo(say("serving", models=", ".join(model.reference for model in models), url=url))
-        typer.echo(say("key_once", key=key) if key else say("key_known", count=len(keys.hashes(store.storage))))
+        typer.echo(say("key_once", key=key) if key else say("key_known", count=len(known)))
         while True:
             time.sleep(3600)
 
 
-def ask_model(shell: Shell, name: str, text: str, target: str, storage: str | None) -> None:
+def ask_model(shell: Shell, name: str, text: str, target: str | None, context: str | None, storage: str | None) -> None:
     """Prints one answer."""
-    from llmyard.generation.model import Model
+    from llmyard.generation.asking import ask, check_question
+    from llmyard.generation.model import Model, task_of_checkpoint
 
     (artifact,) = find_models(shell.store(storage), [name])
-    model = Model.load(artifact)
-    answer = asyncio.run(_answer(model, text, target))
+    check_question(artifact.name, task_of_checkpoint(artifact), text, target, context)  # before the weights are read
+    reply = asyncio.run(ask(Model.load(artifact), text, target, context))
     if not shell.json:
-        typer.echo(answer["text"])
-    shell.finish({"model": artifact.reference, **answer})
-
-
-async def _answer(model: Any, text: str, target: str) -> dict[str, Any]:
-    from llmyard.generation.model import whole
-    from llmyard.tasks.task import Decoding
-
-    if model.task is not None and model.task.output == "spans":
-        (found,) = await model.extract([text])
-        return {"text": "\n".join(" | ".join(triple) for triple in found.triples), "triples": found.triples}
-    if model.task is not None and model.task.name == "translation":
-        said, finish, _ = await whole(model.translate(text, target))
-    else:
-        said, finish, _ = await whole(model.complete(text, Decoding(64)))
-    return {"text": said, "finish_reason": finish}
+        typer.echo(reply.text or say("nothing_found"))
+    triples = {} if reply.triples is None else {"triples": reply.triples}
+    shell.finish({"model": artifact.reference, "text": reply.text, "finish_reason": reply.finish, **triples})

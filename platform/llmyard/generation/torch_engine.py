@@ -200,6 +200,8 @@ class TorchEngine:
             raise Unsupported(f"max_new_tokens is {request.max_new_tokens}", "ask for 1 at least")
         if not 0 <= request.temperature < math.inf:
             raise Unsupported(f"the temperature is {request.temperature}", "give 0 or more")
+        if not 0 < request.top_p <= 1:
+            raise Unsupported(f"top_p is {request.top_p}", "give more than 0, and 1 at most")
         room = request.max_new_tokens
         if able.max_total_tokens is not None:
             room = min(room, able.max_total_tokens - len(prompt))
@@ -271,7 +273,7 @@ class TorchEngine:
             if request.temperature > MIN_TEMPERATURE:
                 generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
                 shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
-                chosen[row] = int(torch.multinomial(shares, 1, generator=generator))
+                chosen[row] = int(torch.multinomial(_nucleus(shares, request.top_p), 1, generator=generator))
         return chosen
 
     def _advance(self, sequence: _Sequence, token: int) -> bool:
@@ -332,6 +334,14 @@ class TorchEngine:
             raise Unsupported(f"a text has {longest} tokens; {self._able.model} takes {limit}", "split it")
         tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id)
         return encoded, tokens_BT.to(self._device)
+
+
+def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Returns probabilities without the unlikeliest ones that the rest, ``top_p`` of all, does not need."""
+    if top_p >= 1:
+        return shares
+    ranked, order = shares.sort(descending=True)
+    return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
 
 
 _ANSWERING = "causal decoders, the encoder-decoder Transformer and span taggers"

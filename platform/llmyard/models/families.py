@@ -199,9 +199,3 @@ def save(model: PreTrainedModel, folder: str | Path) -> None:
     """Writes ``config.json`` and ``model.safetensors``."""
     transformers_logging.disable_progress_bar()
     model.save_pretrained(str(folder), safe_serialization=True)
-
-
-def label_details(model: Any) -> dict[str, list[str]]:
-    """Returns the labels that a model was made for, empty lists for a generative one."""
-    config = model.config
-    return {"entity_types": getattr(config, "entity_types", []), "relations": getattr(config, "relations", [])}

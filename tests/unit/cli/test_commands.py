@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +18,9 @@ from llmyard.cli.main import main
 from llmyard.cli.shell import shell
 from llmyard.cli.view import duration
 from llmyard.core.artifacts import ArtifactStore
+from llmyard.core.errors import LlmyardError
 from llmyard.core.storage import Storage
+from llmyard.serving import keys
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -101,6 +109,190 @@ def test_init_writes_a_project_that_checks_and_refuses_a_full_folder(
     assert main(["check", "job.yaml"]) == 0
     assert main(["init", str(tmp_path / "mine")]) == 2
     assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_init_ends_in_the_command_as_the_user_called_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMYARD_COMMAND", "bash cluster/local")
+    assert main(["init", "my project"]) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("cd 'my project' && bash ../cluster/local check job.yaml && bash ../cluster/local run job.yaml")
+    )
+    for folder in ("/proc/project", "/dev/null/project"):
+        assert main(["init", folder]) == 2
+        said = capsys.readouterr().err
+        assert f"cannot write {folder}" in said or "is not an empty folder" in said
+        assert "--debug" not in said
+
+
+def test_a_source_that_is_not_there_is_named_with_its_place_in_the_job(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("x", encoding="utf-8")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "kind: pipeline\nname: p\nstages:\n  - kind: prepare\n    output: corpus\n    sources:\n"
+        "      - {kind: files, paths: [a.txt, b.txt]}\n",
+        encoding="utf-8",
+    )
+    assert main(["check", "job.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert f"job.yaml:7:38: stages.0.sources.0.paths.1: no file at {tmp_path}/b.txt\n" in said
+    override = "stages.corpus.sources.0.paths=[c.txt]"
+    assert main(["run", "job.yaml", "--set", override]) == 2
+    assert f"--set {override}: stages.0.sources.0.paths.0: no file at {tmp_path}/c.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("storage", ["/proc/x", "README.md", "README.md/x"])
+def test_a_storage_that_cannot_be_is_a_wrong_request(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("x", encoding="utf-8")
+    monkeypatch.setattr("llmyard.stages.run.run", lambda *a, **b: pytest.fail("it ran"))
+    monkeypatch.setattr("llmyard.runtime.session.session", lambda *a: pytest.fail("Ray was started"))
+    for command in (["run", str(ROOT / "jobs" / "quickstart.yaml")], ["quickstart"]):
+        assert main([*command, "--storage", storage]) == 2
+        said = capsys.readouterr().err
+        assert storage in said
+        assert "--storage" in said
+
+
+def test_quickstart_refuses_a_wrong_override_before_ray_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from llmyard.cli.main import main; code = main(sys.argv[1:]); "
+        "print(code, [name for name in ('ray', 'torch', 'mlflow') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "quickstart", "--set", "stages.base.stepz=1", "--storage", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "2 []"
+    assert "did you mean 'steps'" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["runs", "list"], ["artifacts", "list"], ["keys", "list"], ["check", "job.yaml"]])
+def test_reading_makes_no_store(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(
+        "{kind: prepare, output: corpus, sources: [{kind: smallworld, documents: 9}]}", encoding="utf-8"
+    )
+    assert main([*command, "--storage", str(tmp_path / "no" / "store")]) == 0
+    assert not (tmp_path / "no").exists()
+    assert main(["ask", "models:/m@champion", "x", "--storage", str(tmp_path / "no")]) == 2
+    assert "no runs are recorded" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_tables_and_their_headings_are_in_the_users_language(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMYARD_LANG", "zh")
+    where = ["--storage", str(tmp_path / "store")]
+    assert main(["artifacts", "list", *where]) == 0
+    assert capsys.readouterr().out == "还没有产物\n"
+    assert main(["check", str(ROOT / "jobs" / "quickstart.yaml"), *where]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("阶段", "参数量", "每个 worker 的内存", "词元", "设备小时", "运行", "合计"))
+    assert main(["check", str(ROOT / "jobs" / "quickstart.yaml"), *where, "--json"]) == 0
+    assert '"parameters"' in capsys.readouterr().out  # for programs there is one language
+
+
+def test_ask_refuses_what_the_task_does_not_take_before_the_model_is_read(
+    capsys: pytest.CaptureFixture[str], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmyard.generation.model.Model.load", lambda artifact: pytest.fail("it was read"))
+    where = ["--storage", tiny.store.storage.uri]
+    assert main(["ask", "translator", "", *where]) == 2
+    assert "the text is empty" in capsys.readouterr().err
+    assert main(["ask", "triples", "x", "--context", "y", *where, "--json"]) == 2
+    assert "takes no context" in str(last_json(capsys.readouterr().out)["error"])
+
+
+def test_ask_says_that_nothing_was_found(
+    capsys: pytest.CaptureFixture[str], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmyard.generation.asking import Reply
+
+    async def nothing(*arguments: object) -> Reply:
+        return Reply("", triples=())
+
+    monkeypatch.setattr("llmyard.generation.asking.ask", nothing)
+    where = ["--storage", tiny.store.storage.uri]
+    assert main(["ask", "triples", "Nothing here.", *where]) == 0
+    assert "nothing found" in capsys.readouterr().out
+    assert main(["ask", "triples", "Nothing here.", *where, "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["text"] == ""
+
+
+def test_one_model_is_not_served_twice(capsys: pytest.CaptureFixture[str], tiny: Any) -> None:
+    assert main(["serve", "base", "checkpoint/base", "--storage", tiny.store.storage.uri]) == 2
+    assert "names checkpoint/base@" in capsys.readouterr().err
+
+
+def test_a_key_is_stored_once_the_endpoint_is_up_only(
+    capsys: pytest.CaptureFixture[str], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def serving(config: object, models: object, hashes: list[str]) -> Iterator[str]:
+        asked.append(hashes)
+        assert keys.hashes(tiny.store.storage) == []
+        if len(asked) == 1:
+            raise LlmyardError("the endpoint did not start: no weights", "mend it")
+        yield "http://127.0.0.1:1"
+
+    def stopped(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmyard.serving.endpoint.serving", serving)
+    monkeypatch.setattr("llmyard.runtime.session.session", contextlib.nullcontext)
+    monkeypatch.setattr("llmyard.cli.serve.time.sleep", stopped)
+    command = ["serve", "base", "--storage", tiny.store.storage.uri]
+    assert main(command) == 1
+    assert keys.hashes(tiny.store.storage) == []
+    assert main(command) == 130
+    (stored,) = keys.hashes(tiny.store.storage)
+    said = capsys.readouterr()
+    assert (
+        keys.hash_of(next(word for word in said.out.split() if word.startswith(keys.PREFIX))) == stored == asked[1][0]
+    )
+    assert "interrupted" in said.err
+    assert main(["keys", "revoke", stored[:12], *command[2:]]) == 0
+    assert keys.hashes(tiny.store.storage) == []
+
+
+def test_a_failed_doctor_prints_one_object_with_its_checks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmyard.cli.doctor._NEEDED_MEMORY", float("inf"))
+    assert main(["doctor", "--json", "--storage", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["status"] == "failed"
+    assert [row["what"] for row in answer["checks"] if not row["ok"]] == ["memory available"]
+    assert main(["check", "nowhere.yaml", "--json"]) == 2
+    assert "checks" not in last_json(capsys.readouterr().out)
+
+
+def test_printed_commands_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from llmyard.cli.quickstart import next_steps
+
+    next_steps(Console(width=300), "/data/my store[1]")
+    lines = capsys.readouterr().out.splitlines()
+    (served,) = [line for line in lines if " serve " in line]
+    assert shlex.split(served, comments=True)[-2:] == ["--storage", "/data/my store[1]"]
+    (page,) = [line for line in lines if "mlflow ui" in line]
+    assert shlex.split(page, comments=True)[-1] == "sqlite:////data/my store[1]/mlflow.db"
+    assert "workflowType=machine_learning" in page
 
 
 def test_schema_is_json_and_knows_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
