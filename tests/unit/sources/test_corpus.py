@@ -207,7 +207,7 @@ def test_a_bucket_within_a_filesystem_is_read(
     tree = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     asked: list[str] = []
     monkeypatch.setattr(
-        "llmyard.sources.filesystems._filesystem", lambda root: (asked.append(root), (tree, "bucket"))[1]
+        "llmyard.core.files._filesystem", lambda root: (asked.append(root), (tree, "bucket"))[1]
     )
     rows, _ = read_source(Files(paths=("s3://bucket/data/*.jsonl?region=eu-west-1",), format="auto"))
     assert [row["id"] for row in rows] == ["data/a.jsonl#0"]
