@@ -110,11 +110,17 @@ def _what(artifact: Any) -> str:
     corpus = artifact.details.get("corpus")
     if corpus:
         named = ", ".join(str(source.get("name") or source["kind"]) for source in corpus["sources"])
-        files = f", {corpus['files']} files, {corpus['bytes']:,} bytes (sources.jsonl)" if corpus["files"] else ""
+        paths = [str(path) for source in corpus["sources"] for path in source.get("paths", ())]
+        where = f": {', '.join(paths)}" if paths else ""
+        listed = "; listed in sources.jsonl" if artifact.kind == "shards" else ""
+        files = f", {corpus['files']} files, {corpus['bytes']:,} bytes{where}{listed}" if corpus["files"] else ""
         return f"corpus: {named}{files}"
     data = artifact.config.get("data")
     if isinstance(data, dict):
-        where = ", ".join(data.get("paths", ())) or f"seed {data.get('seed', '')}"
+        given = data.get("paths") or [data[split] for split in ("train", "validation", "test") if split in data]
+        # What is generated has numbers of examples there, and a seed.
+        named_files = [str(each) for each in given if isinstance(each, str)]
+        where = ", ".join(named_files) or f"seed {data.get('seed', '')}"
         return (
             f"examples: {data['kind']} ({where})"
             if artifact.kind == "shards"

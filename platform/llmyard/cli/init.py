@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 import typer
@@ -20,10 +22,22 @@ def write_project(shell: Shell, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(f"{folder} is not an empty folder", "name a new one")
+    try:
+        _copy(folder)
+    except OSError as error:
+        raise RequestError(f"cannot write {folder}: {error.strerror}", "name a folder that can be written") from None
+    llmyard = os.environ.get("LLMYARD_COMMAND", "llmyard")  # as the user called it: cluster/local sets it
+    if " " in llmyard:  # `bash cluster/local`: still right one folder further down
+        head, _, script = llmyard.rpartition(" ")
+        llmyard = f"{head} {shlex.quote(str(Path(script).resolve()))}"
+    place = shlex.quote(str(folder))
+    typer.echo(f"next: cd {place} && {llmyard} check job.yaml && {llmyard} run job.yaml")
+
+
+def _copy(folder: Path) -> None:
     for source in sorted(TEMPLATE.rglob("*")):
         if source.is_file():
             target = folder / source.relative_to(TEMPLATE)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
             typer.echo(f"wrote {target}")
-    typer.echo(f"next: cd {folder} && llmyard check job.yaml && llmyard run job.yaml")

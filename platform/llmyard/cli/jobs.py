@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from llmyard.cli.shell import Shell
-from llmyard.core.errors import MissingArtifact, RequestError
+from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job
 from llmyard.stages.config import AnyJob, AnyStage, job_adapter, stages_of
 
@@ -27,17 +24,9 @@ def run_job(
     """Runs a job with its live view and returns what ``--json`` prints."""
     from llmyard.cli.messages import say
     from llmyard.cli.view import JobView, duration, results_table
-    from llmyard.stages.run import missing_inputs, run
+    from llmyard.stages.run import run
 
-    job = load(path, overrides)
-    check_files(job)
-    store = shell.store(storage or getattr(job, "storage", None))
-    missing = missing_inputs(job, store)
-    if missing:
-        raise MissingArtifact(
-            "; ".join(missing), f"make them first, or name another --storage than {store.storage.uri}"
-        )
-    check_space(store.storage)
+    job, store = checked_job(shell, path, overrides, storage)
     console = shell.console()
     with JobView(console, live=console.is_terminal) as view:
         results = run(
@@ -51,6 +40,22 @@ def run_job(
         for item in result.artifacts
     ]
     return {"artifacts": made, "error": None}
+
+
+def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str | None) -> tuple[AnyJob, Any]:
+    """Returns a job and its store, all that can be told without starting anything being in order."""
+    from llmyard.stages.run import missing_inputs
+
+    job = load(path, overrides)
+    check_files(job)
+    store = shell.store(storage or getattr(job, "storage", None))
+    check_space(store.storage)
+    missing = missing_inputs(job, store)
+    if missing:
+        raise MissingArtifact(
+            "; ".join(missing), f"make them first, or name another --storage than {store.storage.uri}"
+        )
+    return job, store
 
 
 def check_files(job: AnyJob) -> None:
@@ -71,7 +76,11 @@ def check_space(storage: Any) -> None:
 
     if not storage.is_local:
         return
-    storage.makedirs("")
+    try:
+        storage.makedirs("")
+    except (LlmyardError, OSError) as error:
+        what = getattr(error, "strerror", None) or getattr(error, "what", str(error))
+        raise RequestError(f"the storage {storage.uri} cannot be made: {what}", "give another --storage") from None
     if not os.access(storage.uri, os.W_OK):
         raise RequestError(f"the storage {storage.uri} cannot be written", "give another --storage")
     free = shutil.disk_usage(storage.uri).free
@@ -159,8 +168,3 @@ def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:
         return int(store.get(name, "tokenizer").details["vocab_size"])
     except MissingArtifact:
         return 0
-
-
-def print_json(value: Any) -> None:
-    """Prints plain data as JSON."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

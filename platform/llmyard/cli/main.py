@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -116,8 +117,9 @@ def serve(
 @app.command()
 def ask(
     model: Annotated[str, typer.Argument(help="A checkpoint: NAME[@VERSION] or models:/NAME@ALIAS.")],
-    text: Annotated[str, typer.Argument(help="The text to translate, tag or go on with.")],
+    text: Annotated[str, typer.Argument(help="The text to translate, sum up, tag or go on with; or the question.")],
     target: Annotated[str, typer.Option(help="Translation: the language to translate into.")] = "zh",
+    context: Annotated[str | None, typer.Option(help="Question answering: the text that holds the answer.")] = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +127,7 @@ def ask(
     from llmyard.cli.serve import ask_model
 
     shell.json = as_json
-    ask_model(shell, model, text, target, storage)
+    ask_model(shell, model, text, target, storage, context)
 
 
 @app.command()
@@ -153,6 +155,9 @@ def schema() -> None:
     typer.echo(json.dumps(job_adapter().json_schema(), indent=1, ensure_ascii=False))
 
 
+INTERRUPTED = 130
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted."""
     from llmyard.core.errors import LlmyardError
@@ -162,7 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = app(given, standalone_mode=False)
-        return int(result or 0)
+        # Typer turns Ctrl-C into this code by itself.
+        return shell.interrupted() if result == INTERRUPTED else int(result or 0)
     except LlmyardError as error:
         return shell.failed(error)
     except KeyboardInterrupt:
@@ -180,7 +186,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 def script() -> None:
     """Entry point of the ``llmyard`` command."""
-    sys.exit(main())
+    code = main()
+    session = sys.modules.get("llmyard.runtime.session")
+    if session is not None and session.is_lost():
+        # Ray's own way out waits for the node process that died, and then ends this one with another code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 __all__ = ["Shell", "app", "main", "script"]

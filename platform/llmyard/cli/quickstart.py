@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -34,12 +35,13 @@ def run_quickstart(
     shell: Shell, storage: str | None, overrides: Sequence[str], keep_serving: bool, force: bool
 ) -> None:
     """Runs the job, serves its models, asks, prints what to do next."""
-    from llmyard.cli.jobs import run_job
+    from llmyard.cli.jobs import checked_job, run_job
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
     from llmyard.serving.endpoint import serving
 
+    checked_job(shell, ready_job(JOB), overrides, storage)
     console = shell.console()
     with session():  # one Ray for the job and the endpoint
         result = run_job(shell, ready_job(JOB), overrides, None, storage, force)
@@ -120,14 +122,14 @@ def show(console: Any, answer: dict[str, str]) -> None:
 
 def next_steps(console: Any, storage: str) -> None:
     """Prints the exact commands to go on with."""
-    where = f" --storage {storage}" if Path(storage) != Path(".llmyard").resolve() else ""
+    where = f" --storage {shlex.quote(storage)}" if Path(storage) != Path(".llmyard").resolve() else ""
     llmyard = os.environ.get("LLMYARD_COMMAND", "llmyard")  # as the user called it: cluster/local sets it
     mlflow = Path(sys.executable).with_name("mlflow")
     steps = {
         "next_serve": f"{llmyard} serve triples translator base{where}",
         "next_runs": f"{llmyard} runs list{where}",
         "next_lineage": f"{llmyard} artifacts lineage models:/smallworld-triples@champion{where}",
-        "next_mlflow": f"{mlflow} ui --backend-store-uri sqlite:///{storage}/mlflow.db",
+        "next_mlflow": f"{mlflow} ui --backend-store-uri {shlex.quote(f'sqlite:///{storage}/mlflow.db')}",
         "next_own": f"{llmyard} init my-project",
     }
     console.print(f"\n{say('next')}")

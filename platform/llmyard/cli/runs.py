@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llmyard.cli.shell import Json, StorageOption, shell
+from llmyard.core.storage import Storage
+from llmyard.core.tracking import SYSTEM_PREFIX
 
 app = typer.Typer(help="The runs in MLflow: list, compare.", no_args_is_help=True)
 
@@ -20,7 +23,10 @@ def list_runs(
     from llmyard.runtime.registry import gateway
 
     shell.json = as_json
-    with gateway(shell.store(storage).storage.uri) as mlflow:
+    if not (uri := _tracked(shell.store(storage).storage)):
+        shell.table([], "runs")
+        return
+    with gateway(uri) as mlflow:
         rows = [
             {
                 "run": run.run_id[:8],
@@ -45,7 +51,12 @@ def compare(
     from llmyard.runtime.registry import gateway
 
     shell.json = as_json
-    with gateway(shell.store(storage).storage.uri) as mlflow:
+    uri = _tracked(shell.store(storage).storage)
+    if not uri:
+        raise RequestError(
+            "nothing was run with this storage yet", "see `llmyard run --help`, or name another --storage"
+        )
+    with gateway(uri) as mlflow:
         known = [run.run_id for run in mlflow.runs(1000)]
         chosen = []
         for given in runs:
@@ -54,5 +65,20 @@ def compare(
                 raise RequestError(f"{given!r} names {len(matches)} runs", "see `llmyard runs list`")
             chosen += matches
         table = mlflow.compare(chosen)
-    rows = [{"": key, **{run[:8]: values.get(run, "") for run in chosen}} for key, values in table.items()]
+    rows = [
+        {"": key, **{run[:8]: _shown(values.get(run, "")) for run in chosen}}
+        for key, values in table.items()
+        if not key.startswith(SYSTEM_PREFIX)
+    ]
     shell.table(rows, "comparison")
+
+
+def _tracked(storage: Storage) -> str:
+    """Returns the storage's address; "" where no run was tracked yet, which looking must not change."""
+    if storage.is_local and "MLFLOW_TRACKING_URI" not in os.environ and not storage.local("mlflow.db").exists():
+        return ""
+    return storage.uri
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

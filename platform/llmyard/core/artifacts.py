@@ -176,7 +176,13 @@ class ArtifactStore:
             record = json.loads(data)
             written = record["format_version"]
             if written == FORMAT_VERSION:
-                return parse(self.storage, record)
+                found = parse(self.storage, record)
+                if (found.kind, found.name, found.version) != (kind, name, version):  # a copy of another's folder
+                    raise CorruptArtifact(
+                        f"{kind}/{name}/{version}/{MARK} is that of {found.reference}",
+                        f"remove that folder; `llmyard artifacts import {kind}` copies artifacts",
+                    )
+                return found
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptArtifact(f"{kind}/{name}/{version}/{MARK} is not readable", "remove that folder") from None
         raise LlmyardError(

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     _quiet()
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if ray.is_initialized():  # a test's or a notebook's own Ray
         yield
         return
@@ -63,13 +65,25 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         raise RequestError(
             f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # Ray has put in handlers of its own: they end the process with another code and a C++ trace.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         with _watched() if address is None else contextlib.nullcontext():
             yield
     finally:
-        ray.shutdown()
+        if not is_lost():  # it would wait for the dead one, and end this process before its user is told
+            ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def session_folder() -> str | None:
+    """Returns the private Ray's folder, which goes with it; None where Ray is somebody else's."""
+    import ray
+
+    folder = Path(ray._private.worker._global_node.get_temp_dir_path()) if ray._private.worker._global_node else None
+    return str(folder) if folder is not None and (folder / OWNER).exists() else None
 
 
 _lost = threading.Event()

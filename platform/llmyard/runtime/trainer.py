@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError, TrainingError
-from llmyard.runtime.session import cause_of, is_lost, plain_error
+from llmyard.runtime.session import cause_of, is_lost, plain_error, session_folder
 from llmyard.training.config import Resources
 
 
@@ -132,7 +132,8 @@ def run_workers(
     per_worker = {"CPU": resources.cpus_per_worker} | (
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     )
-    with tempfile.TemporaryDirectory(prefix="ly-train-") as folder:
+    # In the session's folder, which is swept when its owner was killed.
+    with tempfile.TemporaryDirectory(prefix="train-", dir=session_folder()) as folder:
         verdict = ray.remote(_Verdict).options(num_cpus=0).remote()
         trainer = TorchTrainer(
             _guarded,

@@ -22,12 +22,16 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def new_key(storage: Storage) -> str:
-    """Makes a key, stores its hash, and returns the key; it cannot be shown again.
+def new_key() -> str:
+    """Returns a new key."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def keep(storage: Storage, key: str) -> None:
+    """Stores a key's hash; the key itself cannot be found again.
 
     Each key has a file of its own, so keys made at the same time do not overwrite each other on any filesystem.
     """
-    key = PREFIX + secrets.token_urlsafe(32)
     digest = hash_of(key)
     record = {
         "format_version": FORMAT_VERSION,
@@ -41,7 +45,6 @@ def new_key(storage: Storage) -> str:
     storage.write(path, json.dumps(record).encode())
     if storage.is_local:
         storage.local(path).chmod(0o600)
-    return key
 
 
 def hashes(storage: Storage) -> list[str]:

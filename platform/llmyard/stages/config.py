@@ -29,6 +29,13 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
+def _registered(value: str) -> str:
+    """Returns a name that MLflow takes for a model, said before the work rather than after it."""
+    if not value.strip() or any(character in value for character in "/:'\""):
+        raise ValueError("a registered model's name is not empty and has no '/', ':' or quotes")
+    return value
+
+
 class Stage(Config):
     """Fields of every stage."""
 
@@ -122,8 +129,8 @@ def families_for(task: str) -> tuple[str, ...]:
 class Register(Config):
     """A name and alias in MLflow's model registry."""
 
-    name: str
-    alias: str = "champion"
+    name: Annotated[str, AfterValidator(_registered)]
+    alias: str = Field("champion", pattern=r"^[A-Za-z][\w.-]*$", max_length=100)
 
 
 class Evaluate(Stage):

@@ -45,8 +45,13 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
         raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", f"one of: {', '.join(there)}")
     found = {"checkpoint": checkpoint}
     if kind == "pretrain":
-        shards = next(item for item in checkpoint.parents if item.startswith("shards/"))
-        found["shards"] = store.get(shards)
+        shards = store.get(next(item for item in checkpoint.parents if item.startswith("shards/")))
+        empty = [split for split in config.splits if not shards.metrics.get(f"tokens_{split}")]
+        if empty:
+            raise RequestError(
+                f"{shards.reference} has no split {empty[0]!r}", f"prepare it with a share of `splits.{empty[0]}`"
+            )
+        found["shards"] = shards
     return found
 
 
@@ -285,6 +290,7 @@ class Scorer:
             for half in (0, 1):
                 part = self.storage.read(f"{self.folder}/{_part({'split': split, 'index': index, 'half': half})}")
                 lines += json.loads(part or b"[]")
+        lines = lines[: self.limit]  # of all files together
         if not lines:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
         records = [line["record"] for line in lines]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from llmyard.core.artifact import MARK
 from llmyard.core.artifacts import Artifact, ArtifactStore, sha256_of
 from llmyard.core.errors import RequestError
 from llmyard.core.fingerprint import fingerprint
@@ -31,7 +33,7 @@ def take_in(store: ArtifactStore, kind: str, path: Path, name: str) -> Artifact:
         return finished
     with store.begin(kind, name, print_) as draft:
         for relative, file in files.items():
-            draft.storage.write(f"{draft.folder}/{relative}", file.read_bytes())
+            draft.storage.copy_in(file, f"{draft.folder}/{relative}")
         return draft.commit(config={"kind": "import", "from": path.name}, parents=[], metrics={}, details=details)
 
 
@@ -41,9 +43,15 @@ def _files(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         raise RequestError(f"there is nothing at {path}", "name a folder or a file")
     found = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file()}
+    found = {name: file for name, file in found.items() if not _is_record(name)}
     if not found:
         raise RequestError(f"{path} is empty", "name a folder with files")
     return found
+
+
+def _is_record(name: str) -> bool:
+    """Returns whether a file is what a store keeps beside an artifact's own files: the copy gets its own."""
+    return name == MARK or name.startswith("_making/") or re.fullmatch(r"files(-f\d+)?\.parquet", name) is not None
 
 
 def _checkpoint(files: dict[str, Path]) -> dict[str, Any]:
@@ -54,7 +62,10 @@ def _checkpoint(files: dict[str, Path]) -> dict[str, Any]:
         raise RequestError(f"{unsafe[0]} can run code when it is loaded", "convert the weights to safetensors")
     if not any(name.endswith(".safetensors") for name in files):
         raise RequestError("the folder holds no .safetensors weights", "save the model with safe_serialization")
-    family = json.loads(files["config.json"].read_text(encoding="utf-8")).get("model_type", "")
+    try:
+        family = str(json.loads(files["config.json"].read_text(encoding="utf-8"))["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"config.json does not tell the model's type: {error}", "mend it") from None
     return {"family": family, "task": "causal_lm" if family == "gpt2" else ""}
 
 
@@ -63,7 +74,12 @@ def _tokenizer(files: dict[str, Path]) -> dict[str, Any]:
 
     if FILE not in files:
         raise RequestError(f"there is no {FILE}", "name a tokenizer of Hugging Face's tokenizers")
-    return {"vocab_size": Tokenizer.load(files[FILE]).vocab_size}
+    try:
+        return {"vocab_size": Tokenizer.load(files[FILE]).vocab_size}
+    except RequestError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise RequestError(f"{FILE} is no tokenizer: {error}", "mend it") from None
 
 
 def _shards(files: dict[str, Path]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -130,6 +132,76 @@ def test_import_list_show_remove(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert last_json(capsys.readouterr().out)["details"] == {"records": 1}
     assert main(["artifacts", "remove", "faq", *where]) == 0
     assert main(["artifacts", "show", "faq", *where]) == 2
+
+
+def test_a_copied_artifact_is_its_own_and_removing_it_leaves_the_original(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "谁？"}\n', encoding="utf-8")
+    where = ["--storage", str(tmp_path / "store")]
+    assert main(["artifacts", "import", "records", str(rows), "faq", *where]) == 0
+    store = ArtifactStore(Storage(str(tmp_path / "store")))
+    original = store.get("faq")
+    assert main(["artifacts", "import", "records", str(original.local()), "copy", *where]) == 0
+    copy = store.get("copy")
+    assert copy.reference != original.reference
+    assert {entry.path for entry in copy.files()} == {"rows.jsonl"}
+    assert main(["artifacts", "remove", "copy", *where]) == 0
+    assert [item.name for item in store.list()] == ["faq"]
+    assert original.local("rows.jsonl").read_bytes() == rows.read_bytes()
+    # A folder that was copied by hand is told from the artifact it was.
+    shutil.copytree(original.local(), tmp_path / "store" / "records" / "ghost" / original.version)
+    capsys.readouterr()
+    assert main(["artifacts", "show", "ghost", *where]) == 1
+    assert f"is that of {original.reference}" in capsys.readouterr().err
+    assert original.is_complete()
+
+
+@pytest.mark.parametrize("storage", ["/proc/nowhere", __file__])
+@pytest.mark.parametrize("command", [["run", "JOB"], ["check", "JOB"], ["quickstart"]])
+def test_a_storage_that_cannot_be_is_a_wrong_request_before_ray_starts(
+    command: list[str], storage: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("words", encoding="utf-8")
+    job = tmp_path / "job.yaml"
+    source = f"{{kind: files, paths: [{tmp_path}/text.txt]}}"
+    job.write_text(f"{{kind: prepare, output: corpus, sources: [{source}]}}", encoding="utf-8")
+    arguments = [str(job) if each == "JOB" else each for each in command]
+    assert main([*arguments, "--storage", storage]) == 2
+    assert storage in capsys.readouterr().err
+
+
+def test_quickstart_tells_a_wrong_setting_without_starting_ray(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmyard.runtime.session.session", lambda: pytest.fail("Ray was started"))
+    assert main(["quickstart", "--set", "stages.base.stepz=1"]) == 2
+    assert "stepz" in capsys.readouterr().err
+
+
+def test_looking_for_runs_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    storage = tmp_path / "none"
+    assert main(["runs", "list", "--storage", str(storage)]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+    assert main(["runs", "compare", "a", "b", "--storage", str(storage)]) == 2
+    assert not storage.exists()
+
+
+def test_ask_and_serve_refuse_what_makes_no_sense(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--storage", str(tiny.store.storage.uri)]
+    name = next(item.name for item in tiny.store.list("checkpoint"))
+    assert main(["ask", name, "  ", *where]) == 2
+    assert "the text is empty" in capsys.readouterr().err
+    assert main(["ask", name, "hello", "--context", "a text", *where]) == 2
+    assert "takes no --context" in capsys.readouterr().err
+    assert main(["serve", name, name, *where]) == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
+def test_init_where_nothing_can_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "/proc/project"]) == 2
+    assert "cannot write /proc/project" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "modeling_x.py"])

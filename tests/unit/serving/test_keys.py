@@ -16,7 +16,9 @@ from llmyard.serving import keys
 def test_only_the_hash_is_kept_and_only_for_the_owner(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert keys.hashes(storage) == []
-    key = keys.new_key(storage)
+    key = keys.new_key()
+    assert keys.hashes(storage) == []  # nobody has seen it yet
+    keys.keep(storage, key)
     assert key.startswith("ly-")
     assert keys.hashes(storage) == [keys.hash_of(key)]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -27,8 +29,8 @@ def test_only_the_hash_is_kept_and_only_for_the_owner(tmp_path: Path) -> None:
 
 
 def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
-    made: list[str] = []
-    threads = [threading.Thread(target=lambda: made.append(keys.new_key(Storage(str(tmp_path))))) for _ in range(12)]
+    made = [keys.new_key() for _ in range(12)]
+    threads = [threading.Thread(target=keys.keep, args=(Storage(str(tmp_path)), key)) for key in made]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -56,7 +58,7 @@ def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    keys.new_key(storage)
+    keys.keep(storage, keys.new_key())
     storage.write(f"{keys.FOLDER}/other.json", b'{"format_version": 99}')
     with pytest.raises(LlmyardError, match="unknown format"):
         keys.hashes(storage)
