@@ -199,6 +199,16 @@ def test_ask_and_serve_refuse_what_makes_no_sense(tiny: Any, capsys: pytest.Capt
     assert "is named twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["Malo", "马洛"])
+def test_the_neighbours_of_a_word_are_shown(word: str, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--storage", str(tiny.store.storage.uri), "--json"]
+    for item in tiny.store.list("checkpoint"):
+        assert main(["artifacts", "show", item.name, "--neighbours", word, *where]) == 0
+        found = last_json(capsys.readouterr().out)["neighbours"]
+        assert isinstance(found, list)
+        assert len(found) == 10
+
+
 def test_init_where_nothing_can_be_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "/proc/project"]) == 2
     assert "cannot write /proc/project" in capsys.readouterr().err
