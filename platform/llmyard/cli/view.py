@@ -77,6 +77,7 @@ class StageView:
     def __init__(self, name: str, bars: Progress, task: Any, console: Console | None) -> None:
         self._name, self._bars, self._task, self._console = name, bars, task, console
         self._printed = 0.0
+        self._first: tuple[float, float] | None = None  # when the first progress was seen, and how much it was
         self._lock = threading.Lock()
 
     def update(self, done: float, total: float, note: str = "") -> None:
@@ -85,7 +86,18 @@ class StageView:
         with self._lock:
             if self._console is not None and time.monotonic() - self._printed > LINE_EVERY_SECONDS:
                 self._printed = time.monotonic()
-                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {note}", highlight=False)
+                left = self._left(done, total)
+                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {left}{note}", highlight=False)
+
+    def _left(self, done: float, total: float) -> str:
+        """Returns about how long it still takes; "" where that cannot be told yet."""
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = now, done
+        began, before = self._first
+        if done <= before:
+            return ""
+        return say("left", seconds=duration((now - began) * (total - done) / (done - before))) + "  "
 
 
 def results_table(results: Sequence[StageResult]) -> Table:
@@ -98,7 +110,7 @@ def results_table(results: Sequence[StageResult]) -> Table:
         artifact = result.artifacts[0]
         figure, baseline = key_figure(result)
         spent = say("skipped") if result.skipped else duration(result.seconds)
-        table.add_row(result.kind, spent, figure, baseline, artifact.reference, result.run_id[:8])
+        table.add_row(f"{result.kind} {artifact.name}", spent, figure, baseline, artifact.reference, result.run_id[:8])
     return table
 
 
@@ -106,12 +118,12 @@ def key_figure(result: StageResult) -> tuple[str, str]:
     """Returns the figure that says most about a stage's result, and that of its baseline ("" without)."""
     metrics = result.metrics
     if result.kind == "prepare":
-        return f"{metrics.get('tokens_train', 0):,.0f} tokens", ""
+        return say("tokens", count=f"{metrics.get('tokens_train', 0):,.0f}"), ""
     if result.kind == "evaluate":
         key = str(result.artifacts[0].details["key_metric"])
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
-    return f"validation loss {metrics.get('validation_loss', float('nan')):.3f}", ""
+    return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""
 
 
 def duration(seconds: float) -> str:
