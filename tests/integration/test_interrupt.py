@@ -27,6 +27,7 @@ def test_a_stopped_run_is_told_and_counted_as_interrupted(number: signal.Signals
     command = subprocess.Popen(
         [LLMYARD, "run", str(tmp_path / "job.yaml"), "--storage", str(storage), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )  # fmt: skip
     deadline = time.monotonic() + 240
     while not list(storage.glob("shards/corpus/*/_making/clean/*.json")):
