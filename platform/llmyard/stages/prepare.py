@@ -28,7 +28,7 @@ from llmyard.stages.preparing.vocabulary import SAMPLE_BYTES, Count, Learn, samp
 from llmyard.stages.stage import Made, Making
 from llmyard.tokens.config import ExtendedTokenizer
 
-REVISION = 4
+REVISION = 5
 PORTION_BYTES = 64 << 20  # small files are worked on together up to this size
 PARTITION_BYTES = 1 << 30  # of corpus for each partition of the keys, which take about an eighth of it
 MIN_PARTITIONS = 4
