@@ -38,7 +38,7 @@ def rows_of(result: StageResult, job: str) -> list[dict[str, Any]]:
     name = report["checkpoint"].partition("/")[2].partition("@")[0]
     return [
         {"task": name, "data": job, "split": split, "metric": metric}
-        | {"value": value, "baseline": scored["baseline"][metric], "baseline_name": scored["baseline_name"]}
+        | {"value": value, "baseline": scored["baseline"].get(metric), "baseline_name": scored["baseline_name"]}
         for split, scored in report["splits"].items()
         for metric, value in scored["metrics"].items()
     ]
@@ -64,7 +64,8 @@ def main() -> None:
             for result in results:
                 rows += rows_of(result, path.stem)
     for row in rows:
-        print("{task:24} {split:18} {metric:18} {value:8.3f} baseline {baseline:8.3f}".format(**row))
+        beside = "" if row["baseline"] is None else f" baseline {row['baseline']:8.3f}"
+        print("{task:24} {split:18} {metric:18} {value:8.3f}".format(**row) + beside)
     for job, spent in seconds.items():
         print(f"{job}: {spent:.0f} s in stages that ran")
     if options.json:

@@ -53,7 +53,7 @@ def lines(path: Path, *records: Any) -> str:
     ("content", "said"),
     [
         ([], "the corpus is empty"),
-        ([{"text": "短"}, {"text": "x"}], "every document was filtered"),
+        ([{"text": "短"}, {"text": "x"}], "none of the 2 documents"),
         ([{"text": GOOD + str(index)} for index in range(9)] + ["{broken"], "1 of 10 records cannot be read"),
         ([{"body": GOOD}], "no text in any of the fields text"),
     ],

@@ -42,15 +42,21 @@ def show(
     document: Annotated[str | None, typer.Option(help="Of shards: where the document with this id is.")] = None,
     shard: Annotated[str | None, typer.Option(help="Of shards: the document at a position of this shard.")] = None,
     position: Annotated[int, typer.Option(min=0, help="With --shard: number of the token.")] = 0,
+    word: Annotated[
+        str | None, typer.Option("--neighbours", help="Of a checkpoint: the words nearest to this.")
+    ] = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
-    """Show one artifact: config, parents, metrics, files; or one document of shards, with its text."""
+    """Show one artifact: config, parents, metrics, files; or one document of shards, or a word's neighbours."""
     shell.json = as_json
     store = shell.store(storage)
     artifact = store.get(reference)
     if document is not None or shard is not None:
         _show(_document(store, artifact, document, shard, position))
+        return
+    if word is not None:
+        shell.table(_neighbours(artifact, word), "neighbours")
         return
     record: dict[str, Any] = {
         "artifact": artifact.reference,
@@ -90,6 +96,20 @@ def _document(store: Any, artifact: Any, document: str | None, shard: str | None
     if document is not None:
         return asdict(find_document(artifact, document, tokenizer))
     return asdict(document_at(artifact, str(shard), position, tokenizer))
+
+
+def _neighbours(artifact: Any, word: str) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from llmyard.core.errors import RequestError
+    from llmyard.models.families import load
+    from llmyard.models.neighbours import neighbours
+    from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+    if artifact.kind != "checkpoint":
+        raise RequestError(f"{artifact.reference} has no embedding", "name a checkpoint")
+    found = neighbours(load(artifact.local()), Tokenizer.load(artifact.local(FILE)), word)
+    return [asdict(each) for each in found]
 
 
 @app.command()

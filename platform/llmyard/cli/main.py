@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -197,7 +198,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 def script() -> None:
     """Entry point of the ``llmyard`` command."""
-    sys.exit(main())
+    code = main()
+    session = sys.modules.get("llmyard.runtime.session")
+    if session is not None and session.is_lost():
+        # Ray's own way out waits for the node process that died, and then ends this one with another code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 __all__ = ["Shell", "app", "main", "script"]

@@ -91,6 +91,10 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the tokens' embedding."""
+        return self.bert.get_input_embeddings()  # type: ignore[no-any-return]
+
     def encode(self, tokens_BT: Tensor) -> Tensor:
         """Returns hidden states (B, T, D).
 

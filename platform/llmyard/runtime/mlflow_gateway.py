@@ -320,8 +320,9 @@ class MlflowGateway:
         client = self._connection.client()
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        if spec.params:
-            client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in spec.params.items()])
+        params = [Param(key, str(value)[:6000]) for key, value in spec.params.items()]
+        for at in range(0, len(params), 100):  # MLflow takes no more at once
+            client.log_batch(run_id, params=params[at : at + 100])
         inputs = [
             DatasetInput(
                 Dataset(

@@ -118,6 +118,7 @@ class ParallelText(Config):
     seed: int = Field(7, ge=0)
     validation_share: float = Field(0.01, gt=0, lt=0.5)
     test_share: float = Field(0.02, gt=0, lt=0.5)
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="More bad lines than this stop the job.")
 
 
 class Records(Config):

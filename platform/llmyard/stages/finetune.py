@@ -11,7 +11,6 @@ from llmyard.core.artifacts import Artifact, ArtifactStore, FileEntry
 from llmyard.core.errors import DataError, RequestError
 from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
-from llmyard.sources.config import Records
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
 from llmyard.stages.config import Finetune, families_for
@@ -164,7 +163,7 @@ def _refuse(config: Finetune, counts: Counter[str], bad: list[dict[str, Any]]) -
         raise DataError(
             f"no training example is left of {sum(counts.values())} ({dict(counts)}){first}", "check `data:`"
         )
-    allowed = config.data.max_bad_share if isinstance(config.data, Records) else 0.01
+    allowed = getattr(config.data, "max_bad_share", 0.01)
     share = counts["bad"] / max(1, sum(counts.values()))
     if share > allowed:
         places = "; ".join(f"{item['path']}: {item['reason']}" for item in bad[:3])

@@ -28,7 +28,7 @@ from llmyard.stages.preparing.vocabulary import SAMPLE_BYTES, Count, Learn, samp
 from llmyard.stages.stage import Made, Making
 from llmyard.tokens.config import ExtendedTokenizer
 
-REVISION = 4
+REVISION = 5
 PORTION_BYTES = 64 << 20  # small files are worked on together up to this size
 PARTITION_BYTES = 1 << 30  # of corpus for each partition of the keys, which take about an eighth of it
 MIN_PARTITIONS = 4
@@ -155,7 +155,7 @@ class Report:
             self._bins[tuple(place)] += count
         for reason, found in receipt["samples"].items():
             self._samples[reason] = sorted([*self._samples.get(reason, []), *found], key=str)[:SAMPLES]
-        self._bad = sorted([*self._bad, *receipt["bad"]], key=str)[:20]
+        self._bad = sorted([*self._bad, *receipt["bad"]], key=lambda bad: (bad["path"], bad["offset"]))[:20]
 
     def deduplicated(self, receipt: Mapping[str, Any], groups: Iterable[Any]) -> None:
         """Adds what the search for duplicates gave, and the documents that stand for the largest groups."""
@@ -192,8 +192,16 @@ class Report:
                 f"up to {config.limits.max_bad_share:.0%} are passed over (`limits.max_bad_share`)",
             )
         if not counts["clean"]:
-            reasons = {key: value for key, value in counts.items() if key.startswith("dropped")}
-            raise DataError(f"every document was filtered: {reasons}", "loosen the limits under `quality:`")
+            reasons = ", ".join(
+                f"{key.removeprefix('dropped_')}: {value}"
+                for key, value in counts.items()
+                if key.startswith("dropped_")
+            )
+            names = ", ".join(dict.fromkeys(source.name for source in config.sources))
+            raise DataError(
+                f"none of the {counts['read']} documents of {names} is left ({reasons})",
+                "look at the files, or loosen the limits under `quality:`",
+            )
 
     def metrics(self) -> dict[str, float]:
         """Returns the stage's key figures."""

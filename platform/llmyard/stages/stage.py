@@ -99,10 +99,22 @@ class Context:
             name=f"{stage.kind}-{stage.output}",
             config=stage.model_dump(mode="json"),
             inputs=inputs,
+            params=_flat(stage.decisive()),
             tags={"llmyard.stage": stage.kind, "llmyard.pipeline": self.pipeline},
             code_version=code_version(),
         )
         return StageRun(self.tracking, spec)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns a config's values by their paths, as MLflow shows parameters; the whole is logged as a file too."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[f"{prefix}{name}"] = str(value)[:500]
+    return found
 
 
 class StageModule(Protocol):

@@ -51,6 +51,36 @@ def strip_boilerplate(texts: pa.ChunkedArray | pa.Array, config: Boilerplate) ->
     return Stripped(whole if drop.any() or counts["frames"] else texts, counts)
 
 
+def outside_frames(ids: Any, texts: Any) -> npt.NDArray[np.bool_]:
+    """Returns which documents are a publisher's alone, where a book is cut into several documents of one file.
+
+    These are the ones before the document with the book's header, and those behind the one with its footer.
+
+    Args:
+        ids: ``FILE#NUMBER``, the documents of a file in their order.
+        texts: Of the same documents.
+    """
+    outside = np.zeros(len(ids), np.bool_)
+    files: npt.NDArray[Any] | None = None
+    for publisher in table("boilerplate")["publishers"]:
+        marked = np.flatnonzero(pc.match_substring(texts, publisher["mark"]).to_numpy(zero_copy_only=False))
+        for row in marked.tolist():
+            text = texts[row].as_py()
+            header, footer = re.search(publisher["start"], text), re.search(publisher["end"], text)
+            if not (header or footer):
+                continue
+            if files is None:
+                names = pc.replace_substring_regex(ids, r"#[^#]*$", "")
+                names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+                files = names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+            same = files == files[row]
+            if header:
+                outside[:row] |= same[:row]
+            if footer:
+                outside[row + 1 :] |= same[row + 1 :]
+    return outside
+
+
 def _without_frames(texts: pa.Array) -> tuple[pa.Array, int]:
     """Cuts each publisher's header and footer; whichever of the two a text has."""
     removed = 0

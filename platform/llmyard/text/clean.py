@@ -188,8 +188,11 @@ def _normalize(batch: Batch, config: Cleaning) -> None:
 
 
 def _boilerplate(batch: Batch, config: Cleaning) -> None:
-    from llmyard.text.boilerplate import strip_boilerplate
+    from llmyard.text.boilerplate import outside_frames, strip_boilerplate
 
+    outside = outside_frames(batch.table["id"], batch.text)
+    if outside.any():
+        batch.drop(pa.array(["frame"] * len(outside), pa.string(), mask=~outside))
     stripped = strip_boilerplate(batch.text, config.boilerplate)
     batch.replace(text=stripped.texts)
     batch.outcome.counts.update({f"boilerplate_{key}": count for key, count in stripped.counts.items()})

@@ -58,7 +58,7 @@ def test_plain_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) 
             stage.update(done, 50, "loss 1.0")
     assert said(shown).splitlines() == [
         "prepare corpus: 10/50  loss 1.0",
-        "prepare corpus: 20/50  loss 1.0  1 min 00 s left",
+        "prepare corpus: 20/50  1 min 00 s left  loss 1.0",
     ]
 
 

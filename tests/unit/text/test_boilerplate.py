@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmyard.sources.smallworld import SmallWorld
-from llmyard.text.boilerplate import strip_boilerplate
-from llmyard.text.config import Boilerplate
+from llmyard.text.boilerplate import outside_frames, strip_boilerplate
+from llmyard.text.clean import clean
+from llmyard.text.config import Boilerplate, Cleaning
 
 GUTENBERG = Path("/work/shared/data/gutenberg_en")
 CHINESE = "安娜于一九八四年搬到河镇，在那里开了一家小面包店。"
@@ -142,3 +143,23 @@ def test_lines_only_go_and_never_change_and_twice_is_once(lines: list[str]) -> N
     rest = iter(lines)
     assert all(line in rest for line in once.split("\n")) or once == ""
     assert one(once).count("\n") <= once.count("\n")
+
+
+def test_a_frame_around_a_book_in_parts_goes_with_all_its_parts() -> None:
+    head = "*** START OF THE PROJECT GUTENBERG EBOOK EMMA ***\n\nChapter one."
+    foot = "The end.\n\n*** END OF THE PROJECT GUTENBERG EBOOK EMMA ***\n\nMost people start at our web site."
+    rows = [
+        ("emma.txt#0", "This eBook is for the use of anyone anywhere."), ("emma.txt#1", head),
+        ("emma.txt#2", "Emma Woodhouse, handsome, clever, and rich."), ("poems.json#0", "床前明月光"),
+        ("emma.txt#3", foot), ("emma.txt#4", "1.E.5. Do not copy."), ("other.txt#0", "A note on PROJECT GUTENBERG."),
+    ]  # fmt: skip
+    columns = {"id": [each[0] for each in rows], "text": [each[1] for each in rows]}
+    outside = outside_frames(pa.array(columns["id"]), pa.array(columns["text"]))
+    assert [name for (name, _), is_out in zip(rows, outside, strict=True) if is_out] == ["emma.txt#0", "emma.txt#4"]
+    documents = pa.table({**columns, **{name: [""] * len(rows) for name in ("source", "language", "url")}})
+    cleaned = clean(documents, Cleaning(clean=("normalize", "boilerplate")))
+    assert cleaned.counts["dropped_frame"] == 2
+    assert cleaned.kept["text"].to_pylist() == [
+        "Chapter one.", "Emma Woodhouse, handsome, clever, and rich.", "床前明月光", "The end.",
+        "A note on PROJECT GUTENBERG.",
+    ]  # fmt: skip

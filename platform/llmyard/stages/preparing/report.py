@@ -106,7 +106,8 @@ def _by_source(funnel: Mapping[tuple[str, ...], int]) -> list[dict[str, Any]]:
             "characters": funnel.get(("kept", "characters", source, language), 0),
             "tokens": funnel.get(("kept", "tokens", source, language), 0),
         }
-        rows.append({"source": source, "language": language, **figures})
+        if figures["read"] or figures["kept"]:
+            rows.append({"source": source, "language": language, **figures})
     return rows
 
 
