@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmyard.cli.main import main
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.storage import Storage
 from llmyard.stages.config import job_adapter
@@ -161,3 +162,25 @@ def test_a_storage_that_is_read_only_from_the_start_is_refused_at_once(disk: Dis
     assert "Traceback" not in output
     assert "cannot be written" in output
     assert list((disk.folder / "s").iterdir()) == []
+
+
+def test_runs_of_a_read_only_storage_are_listed(disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = str(disk.folder / "s")
+    track = (
+        "import sys; from llmyard.core.tracking import *; from llmyard.runtime.mlflow_gateway import MlflowGateway; "
+        "storage = sys.argv[1]; gateway = MlflowGateway(tracking_uri(storage), artifact_root(storage)); "
+        "gateway.finish(gateway.start_run(RunSpec('shards/corpus@1', 'prepare-corpus')), 'FINISHED')"
+    )
+    subprocess.run([sys.executable, "-c", track, storage], check=True)  # this process would keep the file open
+    disk.freeze()
+    assert main(["runs", "list", "--storage", storage]) == 0
+    assert "prepare-corpus" in capsys.readouterr().out
+
+
+def test_a_broken_store_of_runs_is_not_blamed_on_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
+    assert main(["runs", "list", "--storage", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "file is not a database" in said
+    assert "give another --storage" in said
+    assert "MLFLOW_TRACKING_URI" not in said

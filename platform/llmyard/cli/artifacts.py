@@ -183,7 +183,7 @@ def remove(reference: Reference, storage: StorageOption = None, as_json: Json = 
     shell.json = as_json
     removed = shell.store(storage).remove(reference)
     if not shell.json:
-        typer.echo(f"removed {removed.reference}")
+        typer.echo(say("removed", artifact=removed.reference))
     shell.finish({"removed": removed.reference})
 
 

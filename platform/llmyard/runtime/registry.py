@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llmyard.core.errors import MissingArtifact, RequestError
-from llmyard.core.tracking import TrackingRejected, TrackingUnavailable, artifact_root, spool_root, tracking_uri
+from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
+from llmyard.core.tracking import TrackingRejected, artifact_root, spool_root, tracking_uri
 
 if TYPE_CHECKING:
     from llmyard.runtime.mlflow_gateway import MlflowGateway
@@ -37,7 +37,7 @@ def gateway(storage: str) -> Iterator[MlflowGateway]:
 
     uri = tracking_uri(storage)
     service = TrackingService(uri, artifact_root(storage), spool_root(storage), background=False)
-    with contextlib.suppress(TrackingUnavailable):
+    with contextlib.suppress(LlmyardError, OSError):  # down, or read-only: what waits is kept
         service.call("close_abandoned")
         service.flush_pending()
     yield MlflowGateway(uri, artifact_root(storage))
