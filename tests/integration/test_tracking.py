@@ -105,7 +105,12 @@ def test_a_token_is_one_run_with_config_lineage_and_code_version(
 ) -> None:
     inputs = (Input("smallworld", "v1", "shards", "/data/shards/smallworld/v1", "d" * 64),)
     spec = spec_of(
-        request, config={"语言": "zh"}, inputs=inputs, params={"lr": "0.1"}, owner=process_owner(), code_version="abc"
+        request,
+        config={"语言": "zh", "model": {"layers": 2, "init": None}},
+        inputs=inputs,
+        params={"lr": "0.1"},
+        owner=process_owner(),
+        code_version="0.1.0+abc",
     )
     run_id = gateway.start_run(spec)
     assert gateway.start_run(spec) == run_id
@@ -116,12 +121,16 @@ def test_a_token_is_one_run_with_config_lineage_and_code_version(
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("smallworld", "d" * 36)
     config = next(storage.glob(f"mlruns/*/{run_id}/artifacts/config.json"))
-    assert json.loads(config.read_text()) == {"语言": "zh"}
+    assert json.loads(config.read_text()) == spec.config
     gateway.finish(run_id, "FINISHED", {"final": 0.5}, "checkpoint/x@1", "/x")
     gateway.finish(run_id, "FINISHED", {"final": 0.5}, "checkpoint/x@1", "/x")
     assert [value for _, _, value in gateway.metric_history(run_id, "final")] == [0.5]
     assert [run.artifact for run in gateway.runs(1000) if run.run_id == run_id] == ["checkpoint/x@1"]
-    assert gateway.compare([run_id])["lr"] == {run_id: "0.1"}
+    gateway.log_batch(run_id, [Line(1, 1000, {"system/cpu": 0.5})])
+    assert gateway.compare([run_id]) == (
+        {"lr": {run_id: "0.1"}, "model.layers": {run_id: "2"}, "语言": {run_id: "zh"}},
+        {"final": {run_id: 0.5}},
+    )
 
 
 def test_metrics_are_stored_once_by_any_number_of_senders(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from llmyard.cli.messages import say
 from llmyard.cli.shell import Json, StorageOption, shell
 
 app = typer.Typer(help="The artifact store: list, show, lineage, import, remove.", no_args_is_help=True)
@@ -120,33 +123,58 @@ def lineage(reference: Reference, storage: StorageOption = None, as_json: Json =
         reference = resolve(reference, store.storage.uri)
     rows = []
     for depth, item in store.lineage(store.get(reference)):
-        rows.append({"depth": depth, "artifact": item.reference, "what": _what(item)})
+        rows.append({"depth": depth, "artifact": item.reference, "what": _what(item), **_files(item)})
         if not shell.json:
             typer.echo(f"{'  ' * depth}{item.reference}  {rows[-1]['what']}")
+            for line in _shown(rows[-1]):
+                typer.echo(f"{'  ' * depth}    {line}")
     shell.finish({"lineage": rows})
+
+
+FILES_NAMED = 100  # of a corpus; all of them are in the listing
+FILES_SHOWN = 5
+LISTING = "sources.jsonl"
 
 
 def _what(artifact: Any) -> str:
     corpus = artifact.details.get("corpus")
     if corpus:
         named = ", ".join(str(source.get("name") or source["kind"]) for source in corpus["sources"])
-        paths = [str(path) for source in corpus["sources"] for path in source.get("paths", ())]
-        where = f": {', '.join(paths)}" if paths else ""
-        listed = "; listed in sources.jsonl" if artifact.kind == "shards" else ""
-        files = f", {corpus['files']} files, {corpus['bytes']:,} bytes{where}{listed}" if corpus["files"] else ""
-        return f"corpus: {named}{files}"
+        return f"corpus: {named}" + (f", {corpus['files']} files, {corpus['bytes']:,} bytes" if corpus["files"] else "")
     data = artifact.config.get("data")
     if isinstance(data, dict):
-        given = data.get("paths") or [data[split] for split in ("train", "validation", "test") if split in data]
-        # What is generated has numbers of examples there, and a seed.
-        named_files = [str(each) for each in given if isinstance(each, str)]
-        where = ", ".join(named_files) or f"seed {data.get('seed', '')}"
+        seed = f" (seed {data['seed']})" if data["kind"] == "smallworld" else ""
         return (
-            f"examples: {data['kind']} ({where})"
-            if artifact.kind == "shards"
-            else f"task {artifact.details.get('task')}"
+            f"examples: {data['kind']}{seed}" if artifact.kind == "shards" else f"task {artifact.details.get('task')}"
         )
     return str(artifact.config.get("kind", ""))
+
+
+def _files(artifact: Any) -> dict[str, Any]:
+    """Returns the files that an artifact was read from: as its listing has them, else as its config names them."""
+    if any(entry.path == LISTING for entry in artifact.files()):
+        with open(artifact.local(LISTING), encoding="utf-8") as lines:
+            names = [json.loads(line)["path"] for line in itertools.islice(lines, FILES_NAMED)]
+        return {
+            "files": names,
+            "files_in_all": artifact.details["corpus"]["files"],
+            "listing": f"{artifact.uri}/{LISTING}",
+        }
+    corpus = artifact.details.get("corpus")
+    sources = corpus["sources"] if corpus else [artifact.config.get("data")] if artifact.kind == "shards" else []
+    names = []
+    for source in sources:
+        for field in ("paths", "train", "validation", "test", "dataset") if isinstance(source, dict) else ():
+            value = source.get(field) or ()  # of generated examples these are counts
+            names += [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return {"files": names} if names else {}
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+    names = row.get("files", ())
+    more = row.get("files_in_all", len(names)) - FILES_SHOWN
+    where = f"; all in {row['listing']}" if "listing" in row else ""
+    return [*names[:FILES_SHOWN], *([f"… and {more:,} more{where}"] if more > 0 else [])]
 
 
 @app.command()
@@ -162,7 +190,7 @@ def remove(reference: Reference, storage: StorageOption = None, as_json: Json = 
 @app.command("import")
 def import_artifact(
     kind: Annotated[str, typer.Argument(help="checkpoint, tokenizer, shards or records")],
-    path: Annotated[Path, typer.Argument(help="A folder or file to copy in.")],
+    path: Annotated[Path, typer.Argument(help="A folder or file to copy in; an artifact's folder does too.")],
     name: Annotated[str, typer.Argument(help="The name it gets.")],
     storage: StorageOption = None,
     as_json: Json = False,
@@ -172,6 +200,14 @@ def import_artifact(
 
     shell.json = as_json
     artifact = take_in(shell.store(storage), kind, path, name)
+    can, cannot = artifact.details.get("can", []), artifact.details.get("cannot", {})
     if not shell.json:
-        typer.echo(f"imported {artifact.reference}")
-    shell.finish({"artifacts": [{"kind": kind, "name": name, "version": artifact.version, "path": artifact.uri}]})
+        typer.echo(say("imported", artifact=artifact.reference))
+        for parent in artifact.parents:
+            typer.echo(say("its_tokenizer", artifact=parent))
+        if can:
+            typer.echo(say("can", uses=", ".join(can)))
+        for use, reason in cannot.items():
+            typer.echo(say("cannot", use=use, reason=reason))
+    made = {"kind": kind, "name": artifact.name, "version": artifact.version, "path": artifact.uri}
+    shell.finish({"artifacts": [made], "can": can, "cannot": cannot})

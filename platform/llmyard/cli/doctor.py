@@ -35,9 +35,10 @@ def examine(shell: Shell, storage: str | None) -> None:
                 f"{mark} {row['what']}: {row['found']}" + (f"\n       remedy: {row['remedy']}" if not row["ok"] else "")
             )
     failed = [row for row in rows if not row["ok"]]
-    shell.finish({"checks": rows})
     if failed:
+        shell.found = {"checks": rows}
         raise LlmyardError(f"{len(failed)} of {len(rows)} checks failed", "see the remedies above")
+    shell.finish({"checks": rows})
 
 
 def _row(what: str, found: str, ok: bool, remedy: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from llmyard.cli.shell import Shell
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
-from llmyard.core.jobfile import load_job
-from llmyard.stages.config import AnyJob, AnyStage, job_adapter, stages_of
+from llmyard.core.jobfile import load_job, place_of
+from llmyard.stages.config import AnyJob, AnyStage, Pipeline, job_adapter, stages_of
 
 
 def load(path: Path, overrides: Sequence[str]) -> AnyJob:
@@ -28,7 +28,7 @@ def run_job(
 
     job, store = checked_job(shell, path, overrides, storage)
     console = shell.console()
-    with JobView(console, live=console.is_terminal) as view:
+    with JobView(console, live=console.is_terminal, stages=len(stages_of(job))) as view:
         results = run(
             job, storage=store.storage.uri, address=address, force=force, progress=view.stage, on_result=view.result
         )
@@ -43,47 +43,61 @@ def run_job(
 
 
 def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str | None) -> tuple[AnyJob, Any]:
-    """Returns a job and its store, all that can be told without starting anything being in order."""
+    """Returns a job that can begin, and its store: what is wrong with either is said before Ray starts.
+
+    Raises:
+        RequestError: The file, its sources, an artifact it names or the storage is.
+    """
     from llmyard.stages.run import missing_inputs
 
     job = load(path, overrides)
-    check_files(job)
+    check_files(job, path, overrides)
     store = shell.store(storage or getattr(job, "storage", None))
-    check_space(store.storage)
     missing = missing_inputs(job, store)
     if missing:
         raise MissingArtifact(
             "; ".join(missing), f"make them first, or name another --storage than {store.storage.uri}"
         )
+    check_space(store.storage)
+    try:
+        store.storage.makedirs("")
+    except LlmyardError as error:
+        raise RequestError(error.what, error.remedy) from None
     return job, store
 
 
-def check_files(job: AnyJob) -> None:
-    """Raises RequestError if a source's files are not there."""
-    from llmyard.sources.corpus import listing
+def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
+    """Raises RequestError if a source's files are not there, with the place in the job file that names them."""
+    from llmyard.sources.corpus import check_source
 
-    for stage in stages_of(job):
-        for source in getattr(stage, "sources", ()) or ():
-            listing(source)
+    for index, stage in enumerate(stages_of(job)):
+        at: tuple[str | int, ...] = ("stages", index) if isinstance(job, Pipeline) else ()
+        named = [((*at, "sources", number), each) for number, each in enumerate(getattr(stage, "sources", ()) or ())]
         if stage.kind == "finetune":
-            listing(stage.data)
+            named.append(((*at, "data"), stage.data))
+        for where, source in named:
+            fault = check_source(source)
+            if fault is not None:
+                field, error = fault
+                place = place_of(path, overrides, (*where, *field))
+                raise RequestError(f"{place}: {error.what}", error.remedy)
 
 
 def check_space(storage: Any) -> None:
-    """Raises RequestError if a local storage cannot be written or its disk is nearly full."""
+    """Raises RequestError if a local storage cannot be written or its disk is nearly full; makes nothing."""
     import os
     import shutil
 
     if not storage.is_local:
         return
-    try:
-        storage.makedirs("")
-    except (LlmyardError, OSError) as error:
-        what = getattr(error, "strerror", None) or getattr(error, "what", str(error))
-        raise RequestError(f"the storage {storage.uri} cannot be made: {what}", "give another --storage") from None
-    if not os.access(storage.uri, os.W_OK):
+    there = storage.uri
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise RequestError(f"the storage {storage.uri} cannot be made: {there} is no folder", "give another --storage")
+    if not os.access(there, os.W_OK):
         raise RequestError(f"the storage {storage.uri} cannot be written", "give another --storage")
-    free = shutil.disk_usage(storage.uri).free
+    free = shutil.disk_usage(there).free
     if free < 500e6:
         raise RequestError(
             f"only {free / 1e6:.0f} MB are free at {storage.uri}", "free some space, or give another --storage"
@@ -96,7 +110,7 @@ def check_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str |
     from llmyard.stages.run import missing_inputs, states
 
     job = load(path, overrides)
-    check_files(job)
+    check_files(job, path, overrides)
     store = shell.store(storage or getattr(job, "storage", None))
     check_space(store.storage)
     missing = missing_inputs(job, store)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from llmyard.cli import artifacts as artifacts_commands
+from llmyard.cli import keys as keys_commands
 from llmyard.cli import runs as runs_commands
 from llmyard.cli.messages import say
 from llmyard.cli.shell import Json, Set, Shell, StorageOption, shell
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(artifacts_commands.app, name="artifacts")
 app.add_typer(runs_commands.app, name="runs")
+app.add_typer(keys_commands.app, name="keys")
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; ready ones are in jobs/.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; by default a private Ray on this machine.")]
@@ -117,9 +119,14 @@ def serve(
 @app.command()
 def ask(
     model: Annotated[str, typer.Argument(help="A checkpoint: NAME[@VERSION] or models:/NAME@ALIAS.")],
-    text: Annotated[str, typer.Argument(help="The text to translate, sum up, tag or go on with; or the question.")],
-    target: Annotated[str, typer.Option(help="Translation: the language to translate into.")] = "zh",
-    context: Annotated[str | None, typer.Option(help="Question answering: the text that holds the answer.")] = None,
+    text: Annotated[str, typer.Argument(help="The text to translate, summarise, tag or go on with; the question.")],
+    target: Annotated[
+        str | None,
+        typer.Option(help="Translation: the language to translate into, en or zh; by default the other one."),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Question answering: the text in which to look for the answer.")
+    ] = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +134,7 @@ def ask(
     from llmyard.cli.serve import ask_model
 
     shell.json = as_json
-    ask_model(shell, model, text, target, storage, context)
+    ask_model(shell, model, text, target, context, storage)
 
 
 @app.command()
@@ -163,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     from llmyard.core.errors import LlmyardError
 
     given = sys.argv[1:] if arguments is None else arguments
+    shell.found = {}
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -175,6 +183,10 @@ def main(arguments: list[str] | None = None) -> int:
         return shell.interrupted()
     except typer.Exit as leave:
         return int(leave.exit_code)
+    except SystemExit as leave:
+        if leave.code == signal.SIGTERM:  # it came while Ray started, whose own handler ends the process so
+            return shell.interrupted()
+        raise
     except Exception as error:
         return shell.unexpected(error)
 

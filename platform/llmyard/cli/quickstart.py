@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shlex
 import socket
@@ -15,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.cli.messages import say
-from llmyard.cli.shell import Shell
+from llmyard.cli.shell import Shell, command
 from llmyard.core.errors import RequestError
 
 JOB = "quickstart.yaml"
+# MLflow's page opens on traces unless the address asks for the view of model training; `llmyard` is a store's first
+# experiment.
+RUNS_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 MODELS = ("triples", "translator", "base")
 
 
@@ -36,6 +38,8 @@ def run_quickstart(
 ) -> None:
     """Runs the job, serves its models, asks, prints what to do next."""
     from llmyard.cli.jobs import checked_job, run_job
+
+    checked_job(shell, ready_job(JOB), overrides, storage)  # a wrong request is told before Ray is imported
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
@@ -43,6 +47,7 @@ def run_quickstart(
 
     checked_job(shell, ready_job(JOB), overrides, storage)
     console = shell.console()
+    console.print(say("starting_ray"), highlight=False)
     with session():  # one Ray for the job and the endpoint
         result = run_job(shell, ready_job(JOB), overrides, None, storage, force)
         store = shell.store(storage)
@@ -122,8 +127,10 @@ def show(console: Any, answer: dict[str, str]) -> None:
 
 def next_steps(console: Any, storage: str) -> None:
     """Prints the exact commands to go on with."""
+    from rich.markup import escape
+
     where = f" --storage {shlex.quote(storage)}" if Path(storage) != Path(".llmyard").resolve() else ""
-    llmyard = os.environ.get("LLMYARD_COMMAND", "llmyard")  # as the user called it: cluster/local sets it
+    llmyard = command()
     mlflow = Path(sys.executable).with_name("mlflow")
     steps = {
         "next_serve": f"{llmyard} serve triples translator base{where}",
@@ -133,8 +140,8 @@ def next_steps(console: Any, storage: str) -> None:
         "next_own": f"{llmyard} init my-project",
     }
     console.print(f"\n{say('next')}")
-    for key, command in steps.items():
-        console.print(f"  {command}   [dim]# {say(key)}[/]", highlight=False, soft_wrap=True)
+    for key, step in steps.items():
+        console.print(f"  {escape(step)}   [dim]# {say(key, page=RUNS_PAGE)}[/]", highlight=False, soft_wrap=True)
 
 
 def free_port(wanted: int) -> int:

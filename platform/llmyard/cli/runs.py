@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -20,10 +21,11 @@ def list_runs(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, storage: StorageOption = None, as_json: Json = False
 ) -> None:
     """List the newest runs; runs whose process is gone are closed, waiting metrics are sent."""
-    from llmyard.runtime.registry import gateway
+    from llmyard.runtime.registry import gateway, has_runs
 
     shell.json = as_json
-    if not (uri := _tracked(shell.store(storage).storage)):
+    uri = shell.store(storage).storage.uri
+    if not has_runs(uri):
         shell.table([], "runs")
         return
     with gateway(uri) as mlflow:
@@ -46,7 +48,7 @@ def compare(
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
-    """Show parameters and metrics of runs side by side."""
+    """Show parameters, where they differ, and metrics of runs side by side; with --json all of both."""
     from llmyard.core.errors import RequestError
     from llmyard.runtime.registry import gateway
 
@@ -64,21 +66,18 @@ def compare(
             if len(matches) != 1:
                 raise RequestError(f"{given!r} names {len(matches)} runs", "see `llmyard runs list`")
             chosen += matches
-        table = mlflow.compare(chosen)
-    rows = [
-        {"": key, **{run[:8]: _shown(values.get(run, "")) for run in chosen}}
-        for key, values in table.items()
-        if not key.startswith(SYSTEM_PREFIX)
-    ]
-    shell.table(rows, "comparison")
+        parameters, metrics = mlflow.compare(chosen)
+    rows = [_row(key, values) for key, values in parameters.items() if shell.json or len(set(values.values())) > 1]
+    rows += [_row(key, values) for key, values in metrics.items()]
+    shell.table(
+        rows if shell.json else [{key: _figure(cell) for key, cell in row.items()} for row in rows], "comparison"
+    )
 
 
-def _tracked(storage: Storage) -> str:
-    """Returns the storage's address; "" where no run was tracked yet, which looking must not change."""
-    if storage.is_local and "MLFLOW_TRACKING_URI" not in os.environ and not storage.local("mlflow.db").exists():
-        return ""
-    return storage.uri
+def _row(key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"": key, **{run[:8]: value for run, value in values.items()}}
 
 
-def _shown(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def _figure(value: Any) -> str:
+    """Returns a cell of the table: a figure with the digits that tell runs apart, "" for none."""
+    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmyard.cli.messages import say
 from llmyard.core.errors import LlmyardError
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ class Shell:
 
     debug: bool = False
     json: bool = False
+    found: dict[str, Any] = field(default_factory=dict)  # what a command found out before it failed; for ``--json``
 
     def console(self) -> Console:
         """Returns the console for progress and messages: standard error with ``--json``, else standard output."""
@@ -62,7 +67,7 @@ class Shell:
         if rows:
             self.console().print(columns(rows))
         else:
-            typer.echo(f"no {key} yet")
+            typer.echo(say("none_yet", what=say(f"rows {key}")))
 
     def failed(self, error: LlmyardError) -> int:
         """Says what went wrong and what to do about it; returns the exit code."""
@@ -75,7 +80,7 @@ class Shell:
 
     def interrupted(self) -> int:
         """Says that the user stopped the command."""
-        typer.echo("interrupted; run the same command again to go on", err=True)
+        typer.echo(say("interrupted"), err=True)
         return self._ended(130, "interrupted")
 
     def unexpected(self, error: Exception) -> int:
@@ -97,9 +102,19 @@ class Shell:
 
     def _ended(self, code: int, text: str) -> int:
         if self.json:
-            typer.echo(json.dumps({"status": "failed", "artifacts": [], "error": text}, ensure_ascii=False))
+            typer.echo(
+                json.dumps({"status": "failed", "artifacts": [], **self.found, "error": text}, ensure_ascii=False)
+            )
         sys.stdout.flush()
         return code
+
+
+def command(folder: Path | None = None) -> str:
+    """Returns how the user calls llmyard (``LLMYARD_COMMAND``, which cluster/local sets), also from another folder."""
+    parts = shlex.split(os.environ.get("LLMYARD_COMMAND", "llmyard"))
+    if folder is not None and os.sep in parts[-1] and not os.path.isabs(parts[-1]):
+        parts[-1] = os.path.relpath(parts[-1], folder)
+    return shlex.join(parts)
 
 
 shell = Shell()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from llmyard.stages.config import AnyStage
 from llmyard.stages.stage import StageResult
 
 LINE_EVERY_SECONDS = 10.0
+_SESSION = logging.getLogger("llmyard.runtime.session")  # says when it starts Ray
 
 
 class JobView:
@@ -25,9 +27,10 @@ class JobView:
     Args:
         console: Where to print.
         live: Whether the console is a terminal that can be redrawn.
+        stages: How many there are: the bars rest when the last one is done, while Ray still stops.
     """
 
-    def __init__(self, console: Console, live: bool) -> None:
+    def __init__(self, console: Console, live: bool, stages: int) -> None:
         self._console = console
         self._bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -40,10 +43,22 @@ class JobView:
             disable=not live,
         )
         self._live = live
+        self._left = stages
+        self._notice = _Notice(self._starting)
+        self._start: Any = None
+
+    def _starting(self) -> None:
+        if self._live:
+            self._start = self._bars.add_task(say("starting_ray"), total=None, note="")
+        else:
+            self._console.print(say("starting_ray"), highlight=False)
 
     def stage(self, stage: AnyStage) -> StageView:
         """Returns the view of one stage."""
         name = f"{stage.kind} {stage.output}"
+        if self._start is not None:
+            self._bars.remove_task(self._start)
+            self._start = None
         task = self._bars.add_task(name, total=None, note="")
         return StageView(name, self._bars, task, None if self._live else self._console)
 
@@ -60,15 +75,34 @@ class JobView:
             self._console.print(
                 f"{result.kind} {artifact.name}: {result.seconds:.1f} s, {artifact.reference}", highlight=False
             )
+        self._left -= 1
+        if not self._left:
+            self._bars.stop()
 
     def __enter__(self) -> JobView:
         self._bars.start()
+        _SESSION.setLevel(logging.INFO)
+        _SESSION.addHandler(self._notice)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _SESSION.removeHandler(self._notice)
         self._bars.stop()
+
+
+class _Notice(logging.Handler):
+    """Calls back at the first message."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__(logging.INFO)
+        self._call: Callable[[], None] | None = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 class StageView:
@@ -77,7 +111,7 @@ class StageView:
     def __init__(self, name: str, bars: Progress, task: Any, console: Console | None) -> None:
         self._name, self._bars, self._task, self._console = name, bars, task, console
         self._printed = 0.0
-        self._first: tuple[float, float] | None = None  # when the first progress was seen, and how much it was
+        self._began: tuple[float, float] | None = None  # when, and what was done by then
         self._lock = threading.Lock()
 
     def update(self, done: float, total: float, note: str = "") -> None:
@@ -85,19 +119,14 @@ class StageView:
         self._bars.update(self._task, completed=done, total=total, note=note)
         with self._lock:
             if self._console is not None and time.monotonic() - self._printed > LINE_EVERY_SECONDS:
-                self._printed = time.monotonic()
-                left = self._left(done, total)
-                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {left}{note}", highlight=False)
-
-    def _left(self, done: float, total: float) -> str:
-        """Returns about how long it still takes; "" where that cannot be told yet."""
-        now = time.monotonic()
-        if self._first is None or done < self._first[1]:
-            self._first = now, done
-        began, before = self._first
-        if done <= before:
-            return ""
-        return say("left", seconds=duration((now - began) * (total - done) / (done - before))) + "  "
+                now = self._printed = time.monotonic()
+                began, before = self._began = self._began or (now, done)
+                left = (
+                    say("left", time=duration((total - done) * (now - began) / (done - before)))
+                    if done > before
+                    else ""
+                )
+                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {note}  {left}".rstrip(), highlight=False)
 
 
 def results_table(results: Sequence[StageResult]) -> Table:
@@ -118,12 +147,12 @@ def key_figure(result: StageResult) -> tuple[str, str]:
     """Returns the figure that says most about a stage's result, and that of its baseline ("" without)."""
     metrics = result.metrics
     if result.kind == "prepare":
-        return say("tokens", count=f"{metrics.get('tokens_train', 0):,.0f}"), ""
+        return f"{metrics.get('tokens_train', 0):,.0f} {say('tokens')}", ""
     if result.kind == "evaluate":
         key = str(result.artifacts[0].details["key_metric"])
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
-    return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""
+    return f"{say('validation_loss')} {metrics.get('validation_loss', float('nan')):.3f}", ""
 
 
 def duration(seconds: float) -> str:
@@ -133,10 +162,18 @@ def duration(seconds: float) -> str:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns plain rows as a table with the keys on top."""
+    """Returns plain rows as a table with the keys on top; what has a name in the user's language is shown with it."""
     table = Table(show_edge=False, pad_edge=False)
     for key in rows[0] if rows else ():
-        table.add_column(str(key), overflow="fold")
+        table.add_column(_word(str(key), "column"), overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(_word(str(value), "state") if key in _WORDED else str(value) for key, value in row.items()))
     return table
+
+
+_WORDED = ("state", "status", "stage")  # columns whose cells are words of ours
+
+
+def _word(word: str, kind: str) -> str:
+    key = f"{kind} {word}"
+    return say(key) if key in say else word

@@ -84,6 +84,17 @@ def parse_job(text: str, name: str, adapter: TypeAdapter[Model], overrides: Sequ
     return config
 
 
+def place_of(file: str | FilePath, overrides: Sequence[str], path: Path) -> str:
+    """Returns how errors name a value of a job that was read: ``file:line:column: path``, or its override."""
+    found = read_yaml(FilePath(file).read_text(encoding="utf-8"))
+    for item in overrides:
+        at = _override(found, item)
+        if path[: len(at)] == at or at[: len(path)] == path:
+            return f"--set {item}: {_dotted(path)}"
+    position = _nearest_position(found, path, key=False)
+    return f"{file}:{position.line}:{position.column}: {_dotted(path)}"
+
+
 def _by_line(problem: str) -> tuple[int, int]:
     place = re.match(r".*?:(\d+):(\d+): ", problem)
     return (int(place[1]), int(place[2])) if place else (0, 0)

@@ -38,6 +38,10 @@ class Messages:
         """Returns a text with its ``{placeholders}`` filled."""
         return _messages(self._file)[key][user_language()].format(**values)
 
+    def __contains__(self, key: object) -> bool:
+        """Returns whether there is a text for a key."""
+        return key in _messages(self._file)
+
     def in_language(self, language: UserLanguage) -> Callable[..., str]:
         """Returns the same for a given language."""
         return lambda key, **values: _messages(self._file)[key][language].format(**values)

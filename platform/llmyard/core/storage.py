@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = ".llmyard"
 Names = list[str]
+_PIECE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,25 @@ class Storage:
 
         On a local disk by way of a temporary file that is forced to the disk; an object store puts at once by itself.
         """
+        self._put(path, lambda file: file.write(data))
+
+    def copy_in(self, file: Path, path: str) -> None:
+        """Copies a local file to ``path``, a piece at a time; a reader sees all of it or nothing."""
+        with open(file, "rb") as source:
+            self._put(path, lambda sink: shutil.copyfileobj(source, sink, _PIECE))
+
+    def _put(self, path: str, fill: Callable[[Any], object]) -> None:
         try:
             if not self.is_local:
                 with self.filesystem.open_output_stream(self.path(path), compression=None) as stream:
-                    stream.write(data)
+                    fill(stream)
                 return
             target = Path(self.uri, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
             try:
                 with open(temporary, "wb") as file:
-                    file.write(data)
+                    fill(file)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, target)

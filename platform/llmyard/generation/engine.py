@@ -52,6 +52,7 @@ class GenerateRequest:
         max_new_tokens: At least 1; the answer is cut there, with finish ``length``.
         temperature: 0 takes the likeliest token each time.
         seed: Of the sampling; equal requests with equal seeds give equal answers.
+        top_p: Tokens are drawn from the likeliest ones that have this probability together (Holtzman et al. 2020).
     """
 
     id: str
@@ -59,6 +60,7 @@ class GenerateRequest:
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from llmyard.generation.engine import Delta, Engine, GenerateRequest, Unsupporte
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
-from llmyard.tasks.task import Annotation, Decoding, Task
+from llmyard.tasks.task import Annotation, Decoding, Record, Task
 from llmyard.tasks.translation import LANGUAGE_TOKENS
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -53,6 +53,15 @@ class Model:
         """Returns entities and triples of texts."""
         return await self.engine.annotate(texts)
 
+    def summarise(self, text: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
+        """Yields a summary of a text, in its own language.
+
+        Raises:
+            Unsupported: The model does not summarise, or not a text so long.
+        """
+        prompt = self._summary_prompt(text)
+        return self.answer(prompt, decoding or (self.task.decoding if self.task else Decoding()))
+
     def complete(self, text: str, decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what a base model says after a text."""
         return self.answer(self._completion_prompt(text), decoding)
@@ -60,8 +69,8 @@ class Model:
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Returns the tokens that ask for an answer to the last user message.
 
-        These models are not tuned to converse: a translation model translates the message into the other language, a
-        base model goes on writing after it; what was said before is not read.
+        These models are not tuned to converse: a translation model translates the message into the other language,
+        another summarises it, a base model goes on writing after it; what was said before is not read.
 
         Raises:
             Unsupported: There is no user message, or the model does not take this one.
@@ -71,12 +80,19 @@ class Model:
             raise Unsupported("there is no message of the user", 'send one with "role": "user"')
         if self.task is None:
             return self._completion_prompt(text)
+        if self.task.name == "summarization":
+            return self._summary_prompt(text)
         return self._translation_prompt(text, "en" if mostly_chinese(text) else "zh")
 
     def answer(self, prompt: Sequence[int], decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what the model writes after a prompt."""
         request = GenerateRequest(
-            uuid.uuid4().hex, prompt, decoding.max_new_tokens, decoding.temperature, decoding.seed
+            uuid.uuid4().hex,
+            prompt,
+            decoding.max_new_tokens,
+            decoding.temperature,
+            decoding.seed,
+            decoding.top_p,
         )
         return self.engine.generate(request)
 
@@ -88,12 +104,21 @@ class Model:
             raise Unsupported(f"{self.name} does not translate", "choose a translation model")
         if target not in LANGUAGE_TOKENS:
             raise Unsupported(f"cannot translate into {target!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
-        prompt = self.task.prompt({"source": text, "target_language": target}, self.tokenizer)
-        source = self.tokenizer.encode(text)
-        # The task cuts a source that is too long; half a text translated in silence is worse than a refusal.
+        return self._whole_prompt(text, {"source": text, "target_language": target}, "translates")
+
+    def _summary_prompt(self, text: str) -> list[int]:
+        if self.task is None or self.task.name != "summarization":
+            raise Unsupported(f"{self.name} does not summarise", "choose a summarisation model")
+        language = "zh" if mostly_chinese(text) else "en"
+        return self._whole_prompt(text, {"text": text, "language": language}, "summarises")
+
+    def _whole_prompt(self, text: str, record: Record, does: str) -> list[int]:
+        assert self.task is not None
+        prompt, source = self.task.prompt(record, self.tokenizer), self.tokenizer.encode(text)
+        # The task cuts a text that is too long; half of one answered in silence is worse than a refusal.
         if prompt[1:-1] != source:
             raise Unsupported(
-                f"the text has {len(source)} tokens; {self.name} translates {len(prompt) - 2} at once", "split it"
+                f"the text has {len(source)} tokens; {self.name} {does} {len(prompt) - 2} at once", "split it"
             )
         return prompt
 

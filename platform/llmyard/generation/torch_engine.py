@@ -83,7 +83,9 @@ class TorchEngine:
         self.tokenizer = Tokenizer.load(Path(folder, FILE))
         self._device = torch.device(device)
         self._model = load(folder).to(self._device)
-        _refuse_others(self._model, name)
+        fault = why_not(self._model)
+        if fault:
+            raise RequestError(f"{name}: {fault}", f"it answers with {_ANSWERING}")
         self._able = _capabilities(self._model, name)
         self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
         self._live: dict[str, _Sequence] = {}
@@ -198,6 +200,8 @@ class TorchEngine:
             raise Unsupported(f"max_new_tokens is {request.max_new_tokens}", "ask for 1 at least")
         if not 0 <= request.temperature < math.inf:
             raise Unsupported(f"the temperature is {request.temperature}", "give 0 or more")
+        if not 0 < request.top_p <= 1:
+            raise Unsupported(f"top_p is {request.top_p}", "give more than 0, and 1 at most")
         room = request.max_new_tokens
         if able.max_total_tokens is not None:
             room = min(room, able.max_total_tokens - len(prompt))
@@ -269,7 +273,7 @@ class TorchEngine:
             if request.temperature > MIN_TEMPERATURE:
                 generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
                 shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
-                chosen[row] = int(torch.multinomial(shares, 1, generator=generator))
+                chosen[row] = int(torch.multinomial(_nucleus(shares, request.top_p), 1, generator=generator))
         return chosen
 
     def _advance(self, sequence: _Sequence, token: int) -> bool:
@@ -332,14 +336,23 @@ class TorchEngine:
         return encoded, tokens_BT.to(self._device)
 
 
-def _refuse_others(model: Any, name: str) -> None:
-    """Raises RequestError for a model that this engine has no way to answer with."""
+def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Returns probabilities without the unlikeliest ones that the rest, ``top_p`` of all, does not need."""
+    if top_p >= 1:
+        return shares
+    ranked, order = shares.sort(descending=True)
+    return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
+
+
+_ANSWERING = "causal decoders, the encoder-decoder Transformer and span taggers"
+
+
+def why_not(model: Any) -> str:
+    """Returns why this engine does not answer with a model; "" if it does."""
     writes = not model.config.is_encoder_decoder and model.can_generate() and not isinstance(model, TransformerXlModel)
-    if not (writes or isinstance(model, (SpanTagger, TransformerModel))):
-        raise RequestError(
-            f"{name} is a {type(model).__name__}, with which this engine does not answer yet",
-            "it answers with causal decoders, the encoder-decoder Transformer and span taggers",
-        )
+    if writes or isinstance(model, (SpanTagger, TransformerModel)):
+        return ""
+    return f"this engine does not answer with a {type(model).__name__} yet"
 
 
 def _capabilities(model: Any, name: str) -> Capabilities:

@@ -162,6 +162,7 @@ def load(folder: str | Path) -> PreTrainedModel:
         raise RequestError(f"{folder} holds no config.json", "name the folder of a saved model") from None
     model_class = _class_of(folder, written.get("model_type", ""))
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a table of what is missing; here it is one error
     model, found = model_class.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
     )
@@ -198,9 +199,3 @@ def save(model: PreTrainedModel, folder: str | Path) -> None:
     """Writes ``config.json`` and ``model.safetensors``."""
     transformers_logging.disable_progress_bar()
     model.save_pretrained(str(folder), safe_serialization=True)
-
-
-def label_details(model: Any) -> dict[str, list[str]]:
-    """Returns the labels that a model was made for, empty lists for a generative one."""
-    config = model.config
-    return {"entity_types": getattr(config, "entity_types", []), "relations": getattr(config, "relations", [])}

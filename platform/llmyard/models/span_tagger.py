@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, E entity starts, R relations, D hidden, H size of a r
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -74,7 +75,9 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         )
         self.tags = nn.Linear(config.hidden_size, 1 + 2 * len(config.entity_types))
         size = len(config.relations) * config.relation_size
-        self.subjects, self.objects = nn.Linear(config.hidden_size, size), nn.Linear(config.hidden_size, size)
+        with warnings.catch_warnings():  # without relations these are empty, which torch points out
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.subjects, self.objects = nn.Linear(config.hidden_size, size), nn.Linear(config.hidden_size, size)
         self.relation_bias = nn.Parameter(torch.full((len(config.relations),), -2.0))
         self.post_init()
         with torch.no_grad():  # neighbouring positions begin alike: learned in half the steps of random ones

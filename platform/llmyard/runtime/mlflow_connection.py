@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -19,6 +20,7 @@ _FAIL_FAST = {  # the sender retries by itself, so a dead server should answer s
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 REFUSED_FOR_GOOD = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
@@ -52,8 +54,13 @@ class MlflowConnection:
             path = Path(self.uri.removeprefix("sqlite:///"))
             with self.calls(), contextlib.ExitStack() as stack:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(open(f"{path}.lock", "w"))
-                fcntl.lockf(lock, fcntl.LOCK_EX)
+                try:
+                    lock = stack.enter_context(open(f"{path}.lock", "w"))
+                except OSError as error:
+                    if error.errno not in (errno.EROFS, errno.EACCES) or not path.exists():
+                        raise  # else it can be read, and nobody migrates it
+                else:
+                    fcntl.lockf(lock, fcntl.LOCK_EX)
                 _prepare_environment()
                 from mlflow.store.db import utils as db
 
@@ -84,7 +91,8 @@ class MlflowConnection:
             if found is None:
                 root = f"{self._artifact_root}/{name}" if self._artifact_root else None
                 try:
-                    # The kind makes MLflow's page open on the runs rather than on an empty view of traces.
+                    # Shown as the experiment's kind. Which view MLflow's page opens on is a choice of the browser
+                    # (traces at first), or of the address: #/experiments/ID/runs?workflowType=machine_learning.
                     kind = {"mlflow.experimentKind": "custom_model_development"}
                     self._experiments[name] = self.client().create_experiment(name, root, tags=kind)
                 except Exception:  # another process was faster
@@ -108,9 +116,13 @@ class MlflowConnection:
             what = f"MLflow at {_without_password(self.uri)}: {reason}"
             if getattr(error, "error_code", "") in REFUSED_FOR_GOOD:
                 raise TrackingRejected(what) from error
-            raise TrackingUnavailable(
-                what, "check that the server runs and that MLFLOW_TRACKING_URI names it"
-            ) from error
+            raise TrackingUnavailable(what, _remedy(self.uri)) from error
+
+
+def _remedy(uri: str) -> str:
+    if uri.startswith("sqlite:///"):
+        return "check the rights and the space there, or give another --storage"
+    return "check that the server runs and that MLFLOW_TRACKING_URI names it"
 
 
 def _without_password(uri: str) -> str:

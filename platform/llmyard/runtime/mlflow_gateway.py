@@ -14,6 +14,7 @@ from typing import Any
 
 from llmyard.core.storage import Storage
 from llmyard.core.tracking import Line, RunSpec, RunSummary, TrackingRejected, metric_key, owner_lives
+from llmyard.runtime.comparison import Table, tables
 from llmyard.runtime.mlflow_connection import REFUSED_FOR_GOOD, MlflowConnection
 
 BATCH = 1000  # log_batch's own limit
@@ -60,7 +61,7 @@ class MlflowGateway:
                     "llmyard.token": spec.token,
                     "mlflow.source.name": "llmyard",
                     "mlflow.source.type": "LOCAL",
-                    "mlflow.source.git.commit": spec.code_version,
+                    "mlflow.source.git.commit": spec.code_version.partition("+")[2],
                     "llmyard.code_version": spec.code_version,
                 }
                 if spec.parent_token and (parent := self._find(spec.parent_token, spec.experiment)):
@@ -281,13 +282,14 @@ class MlflowGateway:
                 for run in found
             ]
 
-    def compare(self, run_ids: Sequence[str]) -> dict[str, dict[str, str | float | None]]:
-        """A table `{row: {run_id: value}}` of the parameters and last metrics that any of the runs has."""
+    def compare(self, run_ids: Sequence[str]) -> tuple[Table, Table]:
+        """Two tables `{row: {run_id: value}}`: of the parameters and of the last metrics that any of the runs has.
+
+        Parameters are those of MLflow and the fields of the run's logged config (`model.layers`); metrics of the
+        machine are left out.
+        """
         with self._connection.calls():
-            data = {run_id: self._connection.client().get_run(run_id).data for run_id in run_ids}
-        columns = {run_id: {**each.params, **each.metrics} for run_id, each in data.items()}
-        rows = sorted({row for column in columns.values() for row in column})
-        return {row: {run_id: columns[run_id].get(row) for run_id in run_ids} for row in rows}
+            return tables(self._connection.client(), run_ids)
 
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, int, float]]:
         """(step, timestamp in ms, value) of all a run's values of a metric."""

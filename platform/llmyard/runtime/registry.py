@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,9 +17,21 @@ if TYPE_CHECKING:
 _MODEL = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
+def has_runs(storage: str) -> bool:
+    """Returns whether a storage's runs are recorded anywhere; looking for them makes nothing."""
+    uri = tracking_uri(storage)
+    return not uri.startswith("sqlite:///") or os.path.exists(uri.removeprefix("sqlite:///"))
+
+
 @contextlib.contextmanager
 def gateway(storage: str) -> Iterator[MlflowGateway]:
-    """Opens the store of a storage's runs; closes abandoned runs and sends waiting metrics first."""
+    """Opens the store of a storage's runs; closes abandoned runs and sends waiting metrics first.
+
+    Raises:
+        MissingArtifact: There is no such store.
+    """
+    if not has_runs(storage):
+        raise MissingArtifact(f"no runs are recorded in {storage}", "run a job first, or name another --storage")
     from llmyard.runtime.mlflow_gateway import MlflowGateway
     from llmyard.runtime.tracking_service import TrackingService
 
@@ -35,7 +48,7 @@ def resolve(name: str, storage: str) -> str:
 
     Raises:
         RequestError: The name is not of that form.
-        MissingArtifact: The registry has no such model or alias.
+        MissingArtifact: There is no registry, or it has no such model or alias.
     """
     match = _MODEL.fullmatch(name)
     if match is None:

@@ -19,6 +19,7 @@ from llmyard.core.owner import is_alive, this_process
 
 OWNER = "llmyard-owner"
 OBJECT_STORE_BYTES = 400 * 1024 * 1024
+STARTING = "starting Ray"  # logged, for whoever shows progress: it takes some ten seconds
 RUN_AGAIN = "run the same command again, it goes on from what is finished; if this comes back, see if memory ran out"
 
 
@@ -41,14 +42,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     if ray.is_initialized():  # a test's or a notebook's own Ray
         yield
         return
-    folder = None
+    _log.info(STARTING)
+    _sweep()
+    folder = tempfile.mkdtemp(prefix="ly-", dir="/tmp")  # short: Unix socket paths end at 107 characters
+    Path(folder, OWNER).write_text(this_process(), encoding="utf-8")
     try:
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            _sweep()
-            folder = tempfile.mkdtemp(prefix="ly-", dir="/tmp")  # short: Unix socket paths end at 107 characters
-            Path(folder, OWNER).write_text(this_process(), encoding="utf-8")
             ray.init(
                 address="local",
                 num_cpus=cpus or max(2, os.cpu_count() or 2),
@@ -60,32 +61,32 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
                 _system_config={"automatic_object_spilling_enabled": True},
             )
     except ConnectionError as error:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise RequestError(
             f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here"
         ) from None
     if threading.current_thread() is threading.main_thread():
         # Ray has put in handlers of its own: they end the process with another code and a C++ trace.
         signal.signal(signal.SIGTERM, on_sigterm)
+    _folders.append(folder)
     try:
         with _watched() if address is None else contextlib.nullcontext():
             yield
     finally:
-        if not is_lost():  # it would wait for the dead one, and end this process before its user is told
-            ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        _folders.remove(folder)
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_folders: list[str] = []
 
 
 def session_folder() -> str | None:
-    """Returns the private Ray's folder, which goes with it; None where Ray is somebody else's."""
-    import ray
-
-    folder = Path(ray._private.worker._global_node.get_temp_dir_path()) if ray._private.worker._global_node else None
-    return str(folder) if folder is not None and (folder / OWNER).exists() else None
+    """Returns the folder of this process's session, which goes with it, also after a kill; None without a session."""
+    return _folders[-1] if _folders else None
 
 
+_log = logging.getLogger(__name__)
 _lost = threading.Event()
 
 

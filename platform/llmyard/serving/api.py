@@ -7,7 +7,9 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from starlette.exceptions import HTTPException
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.generation.engine import Delta, EngineClosed
 from llmyard.generation.model import Model, whole
+from llmyard.generation.stops import until
 from llmyard.serving.limits import BodyLimit, KeyGuard, Unbroken, server_error
 from llmyard.serving.protocol import (
     ChatAnswer,
@@ -59,10 +62,15 @@ class Refused(Exception):
 
 
 class Models:
-    """The models of an endpoint, by name."""
+    """The models of an endpoint, by name; versions of one artifact are named ``name@version``."""
 
     def __init__(self, models: Sequence[Model]) -> None:
-        self._models = {model.name: model for model in models}
+        count = Counter(model.name for model in models)
+        named = [
+            replace(model, name=model.reference.rpartition("/")[2]) if count[model.name] > 1 else model
+            for model in models
+        ]
+        self._models = {model.name: model for model in named}
 
     def all(self) -> list[Model]:
         """Returns the models in the order given."""
@@ -181,40 +189,61 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
         if max_tokens > max_new_tokens:
             raise Refused(400, f"max_tokens is {max_tokens}; at most {max_new_tokens}", "invalid_request_error")
         if not model.engine.capabilities().generates:
-            raise Refused(400, f"{body.model!r} does not chat; use /v1/extract", "invalid_request_error")
+            raise Refused(400, _no_chat(model), "invalid_request_error")
         prompt = model.chat_prompt([message.model_dump() for message in body.messages])
-        deltas = model.answer(prompt, Decoding(max_tokens, body.temperature, body.seed))
+        deltas = model.answer(prompt, Decoding(max_tokens, body.temperature, body.seed, body.top_p))
+        if body.stops():
+            deltas = until(deltas, body.stops())
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             # The first piece is awaited here, so that a refusal still becomes an error status.
             first = await anext(deltas)
-            events = _events(head, first, deltas)
+            counted = body.stream_options is not None and body.stream_options.include_usage
+            events = _events(head, first, deltas, len(prompt) if counted else None)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         text, finish, written = await whole(deltas)
-        read = len(prompt)
-        usage = Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        usage = Usage.of(len(prompt), written)
         choice = Choice(message=Turn(content=text), finish_reason=finish)
         return JSONResponse(ChatAnswer(**head, choices=[choice], usage=usage).model_dump())
 
 
-async def _events(head: Mapping[str, Any], first: Delta, deltas: AsyncGenerator[Delta]) -> AsyncIterator[str]:
-    """Yields server-sent events; a stream that broke ends in an error and has no ``[DONE]``."""
+def _no_chat(model: Model) -> str:
+    """Returns what to tell who wants to chat with a model that tags."""
+    if model.task is not None and model.task.name == "knowledge_graph":
+        return f"{model.name!r} does not chat; use /v1/extract"
+    return f"{model.name!r} does not chat, and its task has no route yet; `llmyard ask` answers with it"
+
+
+async def _events(
+    head: Mapping[str, Any], first: Delta, deltas: AsyncGenerator[Delta], prompt_tokens: int | None
+) -> AsyncIterator[str]:
+    """Yields server-sent events; a stream that broke ends in an error and has no ``[DONE]``.
+
+    With ``prompt_tokens`` a last chunk counts what was read and written, as OpenAI's ``include_usage`` has it.
+    """
+    written = len(first.token_ids)
+
+    def chunk(choices: list[Any], usage: Usage | None = None) -> str:
+        counted = {} if prompt_tokens is None else {"usage": usage.model_dump() if usage else None}
+        body = {**head, "object": "chat.completion.chunk", "choices": choices, **counted}
+        return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
     def event(delta: Delta, **role: str) -> str:
-        choice = {"index": 0, "delta": {**role, "content": delta.text}, "finish_reason": delta.finish}
-        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+        return chunk([{"index": 0, "delta": {**role, "content": delta.text}, "finish_reason": delta.finish}])
 
     # A reader that leaves closes the answer too, so that its place in the batch is free at once.
     async with contextlib.aclosing(deltas):
         yield event(first, role="assistant")
         try:
             async for delta in deltas:
+                written += len(delta.token_ids)
                 yield event(delta)
         except LlmyardError as error:
             _log.error("a stream broke", exc_info=error)
             yield f"data: {json.dumps(server_error())}\n\n"
             return
+        if prompt_tokens is not None:
+            yield chunk([], Usage.of(prompt_tokens, written))
         yield "data: [DONE]\n\n"
 
 

@@ -15,5 +15,3 @@ class Endpoint(Config):
     port: int = Field(8000, ge=1, le=65_535)
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_new_tokens: int = Field(1024, ge=1)
-    replicas: int = Field(1, ge=1)
-    cpus_per_replica: float = Field(1, gt=0)

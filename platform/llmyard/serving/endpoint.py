@@ -19,6 +19,7 @@ APPLICATION = "llmyard"
 # Two batches of the engine: one is written while the next one gathers. Beyond the queue, callers get 503 at once
 # instead of an answer after they have given up.
 MAX_ONGOING, MAX_QUEUED = 64, 512
+CPUS = 1  # of the replica
 
 
 @contextlib.contextmanager
@@ -43,11 +44,11 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     deployment: Any = serve.deployment(serve.ingress(build)())
     deployment = deployment.options(
         name=APPLICATION,
-        num_replicas=config.replicas,
+        num_replicas=1,
         max_constructor_retry_count=1,  # a checkpoint that does not load will not the next time either
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
-        ray_actor_options={"num_cpus": config.cpus_per_replica},
+        ray_actor_options={"num_cpus": CPUS},
     )
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
@@ -57,8 +58,9 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
         except RuntimeError:
             said = serve.status().applications[APPLICATION].deployments
             reason = "; ".join(reason_of(each.message) for each in said.values())
+            what, _, remedy = reason.partition("\n  remedy: ")  # a model's own error has one
             raise LlmyardError(
-                f"the endpoint did not start: {reason}", "check the checkpoints it shall serve"
+                f"the endpoint did not start: {what}", remedy or "check the checkpoints it shall serve"
             ) from None
         yield f"http://[{config.host}]:{config.port}" if ":" in config.host else f"http://{config.host}:{config.port}"
     finally:
@@ -98,8 +100,7 @@ def _builder(artifacts: list[Artifact], key_hashes: list[str], config: Endpoint)
         from llmyard.generation.model import Model
         from llmyard.serving.api import build_api
 
-        threads = max(1, int(config.cpus_per_replica))
-        models = [Model.load(artifact, threads) for artifact in artifacts]
+        models = [Model.load(artifact, CPUS) for artifact in artifacts]
         return build_api(models, key_hashes, config.max_body_bytes, config.max_new_tokens)
 
     return build

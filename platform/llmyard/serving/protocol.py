@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Said = Annotated[Text, StringConstraints(pattern=r"\S")]  # more than spaces
@@ -23,15 +23,41 @@ class Message(Request):
     content: Text
 
 
+class StreamOptions(Request):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool = Field(False, description="A last chunk without choices counts the tokens.")
+
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
 class ChatRequest(Request):
-    """A conversation to be answered."""
+    """A conversation to be answered; OpenAI's fields that are not here are refused."""
 
     model: str
     messages: list[Message] = Field(min_length=1, max_length=1000)
     max_tokens: int | None = Field(None, ge=1, description="By default 128, or the endpoint's limit if that is less.")
     temperature: float = Field(0.0, ge=0, le=5)
     seed: int = Field(0, ge=0, lt=2**63)
+    top_p: float = Field(1.0, gt=0, le=1)
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
+        None, description="Texts before which the answer ends."
+    )
+    n: Literal[1] = 1
+    user: str | None = Field(None, description="Taken, and not used.")
     stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options go with `stream: true`")
+        return self
+
+    def stops(self) -> list[str]:
+        """Returns the texts before which the answer ends."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 class Turn(BaseModel):
@@ -55,6 +81,11 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+    @classmethod
+    def of(cls, read: int, written: int) -> Usage:
+        """Returns the counts of an answer."""
+        return cls(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
 class ChatAnswer(BaseModel):

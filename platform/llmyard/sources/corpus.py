@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from llmyard.core.errors import RequestError
 from llmyard.sources.config import DocumentSource, HubDataset
 from llmyard.sources.filesystems import Found, expand, find
 from llmyard.sources.planning import Unit, as_row, plan
 from llmyard.sources.reading import read
 from llmyard.sources.records import BadRecord, Batch
 
-__all__ = ["BadRecord", "Batch", "Unit", "as_row", "digest", "expand", "listing", "plan", "read", "revision"]
+Place = tuple[str | int, ...]
+
+__all__ = [
+    "BadRecord",
+    "Batch",
+    "Unit",
+    "as_row",
+    "check_source",
+    "digest",
+    "expand",
+    "listing",
+    "plan",
+    "read",
+    "revision",
+]
 
 
 def listing(source: DocumentSource | Any) -> list[list[str | int]]:
@@ -33,6 +49,30 @@ def listing(source: DocumentSource | Any) -> list[list[str | int]]:
         elif isinstance(value, tuple):
             files += find(value)
     return [[file.path, file.size, file.modified_ns] for file in files]
+
+
+def check_source(source: Any) -> tuple[Place, RequestError] | None:
+    """Returns the field of a source that names files which are not there, and what is wrong; None if all are."""
+    if isinstance(source, HubDataset):
+        fields: list[tuple[Place, Callable[[], object]]] = [(("dataset",), lambda: listing(source))]
+    else:
+        fields = [(place, partial(find, [given])) for place, given in _named(source)]
+    for place, look in fields:
+        try:
+            look()
+        except RequestError as error:
+            return place, error
+    return None
+
+
+def _named(source: Any) -> Iterator[tuple[Place, str]]:
+    """Yields the paths that a source names, with their places in its config."""
+    for field in ("paths", "train", "validation", "test"):
+        value = getattr(source, field, ())
+        if isinstance(value, str):
+            yield (field,), value
+        elif isinstance(value, tuple):
+            yield from (((field, index), each) for index, each in enumerate(value))
 
 
 @cache

@@ -49,7 +49,8 @@ def find(paths: Sequence[str]) -> list[Found]:
         matches = _remote(path) if "://" in path else _local(path)
         if not matches:
             shown = path if "://" in path else os.path.abspath(path)
-            raise RequestError(f"no file at {shown} (given as {given})", "check the path, or the glob's pattern")
+            written = f" (given as {given})" if given != shown else ""
+            raise RequestError(f"no file at {shown}{written}", "check the path, or the glob's pattern")
         found.update((item.path, item) for item in matches)
     return [found[path] for path in sorted(found)]
 

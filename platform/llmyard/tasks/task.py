@@ -42,6 +42,7 @@ class Decoding:
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

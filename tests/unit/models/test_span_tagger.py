@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmyard.models.config import Bert
-from llmyard.models.families import build_tagger, label_details, load, save
+from llmyard.models.families import build_tagger, load, save
 from llmyard.models.span_tagger import SpanTagger
 
 TYPES, RELATIONS = ("person", "place"), ("lives_in", "knows", "works_at")
@@ -77,6 +77,13 @@ def test_training_begins_at_random_positions_and_answers_at_the_first() -> None:
     model(full, starts)  # a text of the longest length leaves no room to move
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_tagger_without_relations_is_made_and_loaded_without_a_warning(tmp_path: Path) -> None:
+    shape = Bert(layers=1, hidden_size=24, heads=2, feed_forward_size=32)
+    save(build_tagger(shape, vocab_size=50, pad_id=0, max_tokens=20, entity_types=("answer",), relations=()), tmp_path)
+    assert load(tmp_path).config.relations == []
+
+
 @torch.no_grad()
 def test_a_saved_tagger_gives_the_same_answers_and_keeps_its_labels(tmp_path: Path) -> None:
     model = made(dropout=0.2)
@@ -85,4 +92,4 @@ def test_a_saved_tagger_gives_the_same_answers_and_keeps_its_labels(tmp_path: Pa
     tokens, starts = torch.randint(2, 50, (2, 8)), torch.tensor([[0, 5], [1, 2]])
     for one, two in zip(model(tokens, starts), again(tokens, starts), strict=True):
         assert torch.equal(one, two)
-    assert label_details(again) == {"entity_types": list(TYPES), "relations": list(RELATIONS)}
+    assert (again.config.entity_types, again.config.relations) == (list(TYPES), list(RELATIONS))

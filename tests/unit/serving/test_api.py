@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +16,8 @@ from llmyard.generation.engine import Delta
 from llmyard.generation.model import Model
 from llmyard.serving.api import build_api
 from llmyard.serving.keys import hash_of
+from llmyard.tasks.catalogue import task_of
+from llmyard.tasks.config import QuestionAnswering
 
 KEY = {"Authorization": "Bearer ly-right"}
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
@@ -144,7 +147,12 @@ def test_unknown_paths_and_methods_are_refused_alike(client: Client) -> None:
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "lamp " * 200}]}, "shorten it"),
         ("/v1/chat/completions", {"temperature": -1}, "temperature"),
         ("/v1/chat/completions", {"seed": 2**63}, "seed"),
-        ("/v1/chat/completions", {"top_p": 0.5}, "top_p"),
+        ("/v1/chat/completions", {"top_p": 0}, "top_p"),
+        ("/v1/chat/completions", {"n": 2}, "n: "),
+        ("/v1/chat/completions", {"stop": ""}, "stop"),
+        ("/v1/chat/completions", {"stop": list("abcde")}, "stop"),
+        ("/v1/chat/completions", {"frequency_penalty": 0.5}, "frequency_penalty"),
+        ("/v1/chat/completions", {"stream_options": {"include_usage": True}}, "stream: true"),
         ("/v1/chat/completions", {"model": "triples"}, "/v1/extract"),
         ("/v1/chat/completions", {"stream": True, "messages": [{"role": "user", "content": "lamp " * 200}]}, "shorten"),
     ],
@@ -249,6 +257,49 @@ def test_chats_as_a_stream(client: Client) -> None:
     assert "".join(delta["content"] for delta in deltas) == "，马洛去了科拉镇。"
     assert [delta.get("role") for delta in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+
+
+def test_openais_further_fields_are_taken(client: Client) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "max_tokens": 60}
+    more = {"top_p": 0.1, "temperature": 1.0, "n": 1, "user": "u-1", "stop": ["科拉", "nowhere"]}
+    (choice,) = client.post("/v1/chat/completions", {**body, **more}).json()["choices"]
+    assert choice["message"]["content"] == "，马洛去了"
+    assert choice["finish_reason"] == "stop"
+
+
+def test_a_stream_ends_before_a_stop_and_counts_in_a_last_chunk(client: Client) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "max_tokens": 60, "stream": True}
+    asked = {**body, "stop": "去了", "stream_options": {"include_usage": True}}
+    said = events(client.post("/v1/chat/completions", asked))
+    assert said[-1] == "[DONE]"
+    *chunks, last = [json.loads(each) for each in said[:-1]]
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "，马洛"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"]
+    assert last["usage"]["completion_tokens"] > 3
+    assert "usage" not in json.loads(events(client.post("/v1/chat/completions", body))[-2])
+
+
+def test_versions_of_one_artifact_are_served_under_names_of_their_own(models: list[Model]) -> None:
+    base = models[2]
+    again = dataclasses.replace(base, reference="checkpoint/base@v2")
+    client = Client(build_api([base, again, models[1]], [hash_of("ly-right")], MAX_BODY, 100))
+    names = [each["id"] for each in client.ask("GET", "/v1/models").json()["data"]]
+    assert names == [base.reference.removeprefix("checkpoint/"), "base@v2", "translator"]
+    for name in names[:2]:
+        answer = client.post("/v1/chat/completions", {"model": name, "messages": USER, "max_tokens": 2})
+        assert answer.json()["model"] == name
+    refused(client.post("/v1/chat/completions", {"model": "base", "messages": USER}), 404)
+
+
+def test_a_reading_model_does_not_advise_a_route_that_refuses_it(models: list[Model]) -> None:
+    reader = dataclasses.replace(models[0], name="reader", task=task_of(QuestionAnswering()))
+    client = Client(build_api([reader], [hash_of("ly-right")], MAX_BODY, 100))
+    said = refused(client.post("/v1/chat/completions", {"model": "reader", "messages": USER}), 400)
+    assert "/v1/extract" not in said
+    assert "llmyard ask" in said
 
 
 @pytest.fixture(params=[RuntimeError("secret at /root/x"), LlmyardError("secret at /root/x", "secret")], ids=repr)

@@ -1,0 +1,74 @@
+"""One question to a model, whatever its task, in the prompt that its training taught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmyard.generation.engine import Unsupported
+from llmyard.generation.model import Model, mostly_chinese, whole
+from llmyard.tasks.question_answering import QuestionAnsweringTask
+from llmyard.tasks.task import Decoding, Task
+
+COMPLETION = Decoding(64)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: What was said or found, "" where nothing was found.
+        finish: Why it ends.
+        triples: What a knowledge-graph model found; None of another model.
+    """
+
+    text: str
+    finish: str = "stop"
+    triples: tuple[tuple[str, str, str], ...] | None = None
+
+
+def check_question(name: str, task: Task | None, text: str, target: str | None, context: str | None) -> None:
+    """Checks a question without the model.
+
+    Raises:
+        Unsupported: The text is empty, the task lacks what it needs, or something is given that it does not take.
+    """
+    kind = "" if task is None else task.name
+    if not text.strip():
+        raise Unsupported("the text is empty", "give the text as the second argument")
+    if kind == "question_answering" and not (context or "").strip():
+        raise Unsupported(f"{name} finds answers in a text, and none is given", "give it with --context")
+    if context is not None and kind != "question_answering":
+        raise Unsupported(f"{name} takes no context", "leave --context out")
+    if target is not None and kind != "translation":
+        raise Unsupported(f"{name} does not translate", "leave --target out")
+
+
+async def ask(model: Model, text: str, target: str | None = None, context: str | None = None) -> Reply:
+    """Returns a model's answer.
+
+    Args:
+        model: For any task, or a base model, which goes on with the text.
+        text: To be translated, summarised, tagged or gone on with; of question answering the question.
+        target: Language to translate into; None for the other one than the text's.
+        context: Where the answer to the question may stand.
+
+    Raises:
+        Unsupported: As :func:`check_question` says, or the text is too long.
+    """
+    task = model.task
+    check_question(model.name, task, text, target, context)
+    if isinstance(task, QuestionAnsweringTask):
+        record = {"question": text, "context": context}
+        (found,) = await model.extract([task.text(record)])
+        return Reply(task.answer(found, record))
+    if task is not None and task.output == "spans":
+        (found,) = await model.extract([text])
+        return Reply("\n".join(" | ".join(triple) for triple in found.triples), triples=found.triples)
+    if task is None:
+        said, finish, _ = await whole(model.complete(text, COMPLETION))
+    elif task.name == "translation":
+        said, finish, _ = await whole(model.translate(text, target or ("en" if mostly_chinese(text) else "zh")))
+    else:
+        said, finish, _ = await whole(model.summarise(text))
+    return Reply(said, finish)

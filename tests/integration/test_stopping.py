@@ -1,0 +1,83 @@
+"""Commands that are stopped while Ray works: one message, one JSON object, exit code 130, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 240.0
+JOB: dict[str, Any] = {
+    "kind": "prepare", "output": "corpus", "sources": [{"kind": "smallworld", "documents": 20_000}],
+    "documents_per_task": 50, "tokenizer": {"vocab_size": 400},
+}  # fmt: skip
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("llmyard")), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stopped(
+    command: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals
+) -> tuple[int, list[str], str]:
+    """Sends a signal once the command is at work; returns its exit code and what it said."""
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline, "it did not begin"
+            time.sleep(0.05)
+        family = psutil.Process(command.pid).children(recursive=True)
+        os.kill(command.pid, number)
+        out, err = command.communicate(timeout=PATIENCE)
+    finally:
+        command.kill()
+    for text in (out, err):
+        for word in ("Traceback", "***", "SIGTERM", "raylet"):
+            assert word not in text, text
+    _, alive = psutil.wait_procs(family, timeout=90)
+    for process in alive:  # by their exact ids, so that no test leaks
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert not alive
+    return command.returncode, out.splitlines(), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_job_that_is_stopped_says_so_and_ends_in_one_object(tmp_path: Path, number: signal.Signals) -> None:
+    job, store = tmp_path / "job.yaml", tmp_path / "store"
+    job.write_text(yaml.safe_dump(JOB), encoding="utf-8")
+    command = start("run", str(job), "--storage", str(store), "--json")
+    code, out, err = stopped(command, lambda: bool(list(store.glob("shards/corpus/*/_making/clean/*"))), number)
+    assert code == 130
+    assert [json.loads(line) for line in out] == [{"status": "failed", "artifacts": [], "error": "interrupted"}]
+    assert err.splitlines()[0] == "starting Ray …"
+    assert err.splitlines()[-1] == "interrupted; run the same command again to go on"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_an_endpoint_is_stopped_without_noise(tiny: Any, tmp_path: Path, number: signal.Signals) -> None:
+    from llmyard.serving.keys import hashes
+
+    port = str(psutil.Process().pid % 20_000 + 20_000)
+    command = start("serve", "base", "--storage", tiny.store.storage.uri, "--new-key", "--port", port)
+    before = len(hashes(tiny.store.storage))
+    code, out, err = stopped(command, lambda: len(hashes(tiny.store.storage)) > before, number)
+    assert code == 130
+    assert out[0] == "starting Ray …"
+    assert any("API key" in line for line in out)
+    assert err == "interrupted; run the same command again to go on\n"
