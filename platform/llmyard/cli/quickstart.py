@@ -45,7 +45,6 @@ def run_quickstart(
     from llmyard.serving.config import Endpoint
     from llmyard.serving.endpoint import serving
 
-    checked_job(shell, ready_job(JOB), overrides, storage)
     console = shell.console()
     console.print(say("starting_ray"), highlight=False)
     with session():  # one Ray for the job and the endpoint

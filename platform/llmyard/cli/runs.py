@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,8 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from llmyard.cli.shell import Json, StorageOption, shell
-from llmyard.core.storage import Storage
-from llmyard.core.tracking import SYSTEM_PREFIX
 
 app = typer.Typer(help="The runs in MLflow: list, compare.", no_args_is_help=True)
 
@@ -53,12 +50,7 @@ def compare(
     from llmyard.runtime.registry import gateway
 
     shell.json = as_json
-    uri = _tracked(shell.store(storage).storage)
-    if not uri:
-        raise RequestError(
-            "nothing was run with this storage yet", "see `llmyard run --help`, or name another --storage"
-        )
-    with gateway(uri) as mlflow:
+    with gateway(shell.store(storage).storage.uri) as mlflow:
         known = [run.run_id for run in mlflow.runs(1000)]
         chosen = []
         for given in runs:

@@ -64,8 +64,6 @@ def ask_model(shell: Shell, name: str, text: str, target: str | None, context: s
     from llmyard.generation.asking import ask, check_question
     from llmyard.generation.model import Model, task_of_checkpoint
 
-    if not text.strip():
-        raise RequestError("the text is empty", "give the text to answer to")
     (artifact,) = find_models(shell.store(storage), [name])
     check_question(artifact.name, task_of_checkpoint(artifact), text, target, context)  # before the weights are read
     reply = asyncio.run(ask(Model.load(artifact), text, target, context))

@@ -123,21 +123,6 @@ class Storage:
         except OSError as error:
             raise write_failed(f"{self.uri}/{path}", error) from error
 
-    def copy_in(self, source: Path, path: str) -> None:
-        """Copies a local file into the storage, piece by piece."""
-        try:
-            if self.is_local:
-                target = Path(self.uri, path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                open(source, "rb") as read,
-                self.filesystem.open_output_stream(self.path(path), compression=None) as sink,
-            ):
-                while piece := read.read(1 << 24):
-                    sink.write(piece)
-        except OSError as error:
-            raise write_failed(f"{self.uri}/{path}", error) from error
-
     def list(self, path: str, *, recursive: bool = False) -> Iterator[FileStat]:
         """Yields the files below a folder, by path; nothing if the folder does not exist."""
         from pyarrow import fs

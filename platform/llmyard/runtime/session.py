@@ -74,7 +74,8 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
             yield
     finally:
         _folders.remove(folder)
-        ray.shutdown()
+        if not is_lost():  # it would wait for the dead one, and end this process before its user is told
+            ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
