@@ -28,7 +28,10 @@ JOB: dict[str, Any] = {
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).with_name("llmyard")), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )  # fmt: skip
 
 
 def stopped(

@@ -44,7 +44,7 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     models = find_models(store, names)
     require_free(host, port)
     known = keys.hashes(store.storage)
-    key = keys.make_key() if new_key or not known else None
+    key = keys.new_key() if new_key or not known else None
     if key is not None:
         check_space(store.storage)
         known = [*known, keys.hash_of(key)]
@@ -52,7 +52,7 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     typer.echo(say("starting_ray"))
     with session(), serving(config, models, known) as url:
         if key is not None:
-            keys.store_key(store.storage, key)  # only now: a key that nobody was shown would stay for ever
+            keys.keep(store.storage, key)  # only now: a key that nobody was shown would stay for ever
         typer.echo(say("serving", models=", ".join(model.reference for model in models), url=url))
         typer.echo(say("key_once", key=key) if key else say("key_known", count=len(known)))
         while True:

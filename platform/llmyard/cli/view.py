@@ -111,7 +111,7 @@ class StageView:
     def __init__(self, name: str, bars: Progress, task: Any, console: Console | None) -> None:
         self._name, self._bars, self._task, self._console = name, bars, task, console
         self._printed = 0.0
-        self._began: tuple[float, float] | None = None  # when, and what was done by then
+        self._first: tuple[float, float] | None = None  # when the first progress was seen, and how much it was
         self._lock = threading.Lock()
 
     def update(self, done: float, total: float, note: str = "") -> None:
@@ -119,14 +119,19 @@ class StageView:
         self._bars.update(self._task, completed=done, total=total, note=note)
         with self._lock:
             if self._console is not None and time.monotonic() - self._printed > LINE_EVERY_SECONDS:
-                now = self._printed = time.monotonic()
-                began, before = self._began = self._began or (now, done)
-                left = (
-                    say("left", time=duration((total - done) * (now - began) / (done - before)))
-                    if done > before
-                    else ""
-                )
-                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {note}  {left}".rstrip(), highlight=False)
+                self._printed = time.monotonic()
+                left = self._left(done, total)
+                self._console.print(f"{self._name}: {done:.0f}/{total:.0f}  {left}{note}".rstrip(), highlight=False)
+
+    def _left(self, done: float, total: float) -> str:
+        """Returns about how long it still takes; "" where that cannot be told yet."""
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = now, done
+        began, before = self._first
+        if done <= before:
+            return ""
+        return say("left", seconds=duration((now - began) * (total - done) / (done - before))) + "  "
 
 
 def results_table(results: Sequence[StageResult]) -> Table:
@@ -147,12 +152,12 @@ def key_figure(result: StageResult) -> tuple[str, str]:
     """Returns the figure that says most about a stage's result, and that of its baseline ("" without)."""
     metrics = result.metrics
     if result.kind == "prepare":
-        return f"{metrics.get('tokens_train', 0):,.0f} {say('tokens')}", ""
+        return say("tokens", count=f"{metrics.get('tokens_train', 0):,.0f}"), ""
     if result.kind == "evaluate":
         key = str(result.artifacts[0].details["key_metric"])
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
-    return f"{say('validation_loss')} {metrics.get('validation_loss', float('nan')):.3f}", ""
+    return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ Config models live in ``config.py`` modules beside what they configure and impor
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -16,8 +17,23 @@ def absolute(path: str) -> str:
     return path if path.startswith(("$", "~")) or "://" in path else os.path.abspath(path)
 
 
+def located(path: str) -> str:
+    """Returns a path as it is opened: ``~`` and ``$VARIABLES`` replaced, ``file://`` left out, absolute.
+
+    Raises:
+        ValueError: A variable is not set.
+    """
+    found = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$\{?(\w+)\}?", found)
+    if unset:
+        raise ValueError(f"{path}: the environment variable {unset[1]} is not set")
+    return absolute(found.removeprefix("file://"))
+
+
 # Made absolute where the job is read: Ray's workers have other working directories. Variables are replaced later.
 SourcePath = Annotated[str, AfterValidator(absolute)]
+# Of a single file, which is opened by this name.
+FilePath = Annotated[str, AfterValidator(located)]
 
 
 class Inert:

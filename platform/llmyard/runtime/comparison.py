@@ -22,7 +22,7 @@ def tables(client: Any, run_ids: Sequence[str]) -> tuple[Table, Table]:
     are left out.
     """
     data = {run_id: client.get_run(run_id).data for run_id in run_ids}
-    parameters = {run_id: {**_config(client, run_id), **each.params} for run_id, each in data.items()}
+    parameters = {run_id: {**each.params, **_config(client, run_id)} for run_id, each in data.items()}
     metrics = {
         run_id: {key: value for key, value in each.metrics.items() if not key.startswith(SYSTEM_PREFIX)}
         for run_id, each in data.items()

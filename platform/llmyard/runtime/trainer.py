@@ -132,7 +132,8 @@ def run_workers(
     per_worker = {"CPU": resources.cpus_per_worker} | (
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     )
-    with tempfile.TemporaryDirectory(prefix="ly-train-", dir=session_folder()) as folder:
+    # In the session's folder, which is swept when its owner was killed.
+    with tempfile.TemporaryDirectory(prefix="train-", dir=session_folder()) as folder:
         verdict = ray.remote(_Verdict).options(num_cpus=0).remote()
         trainer = TorchTrainer(
             _guarded,

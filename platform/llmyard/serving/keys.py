@@ -23,12 +23,12 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def make_key() -> str:
+def new_key() -> str:
     """Returns a new key; nobody knows it until its hash is stored or given to an endpoint."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def store_key(storage: Storage, key: str) -> None:
+def keep(storage: Storage, key: str) -> None:
     """Stores a key's hash; the key itself cannot be shown again.
 
     Each key has a file of its own, so keys made at the same time do not overwrite each other on any filesystem.

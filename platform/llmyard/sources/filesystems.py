@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from llmyard.core.errors import RequestError
+from llmyard.core.files import opened, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +60,6 @@ def expand(paths: Sequence[str]) -> list[str]:
     return [item.path for item in find(paths)]
 
 
-def opened(path: str) -> tuple[Any, str]:
-    """Returns the pyarrow filesystem of a path or URI, and the path in its terms.
-
-    What follows the host or bucket of a URI is taken as it stands (no %-escapes); a ``?query`` configures the
-    filesystem, as in ``s3://bucket/data/*.jsonl?endpoint_override=localhost:9000&scheme=http``.
-    """
-    from pyarrow import fs
-
-    if "://" not in path:
-        return fs.LocalFileSystem(), path
-    root, inner, query = _parts(path)
-    filesystem, base = _filesystem(root + query)
-    return filesystem, f"{base.rstrip('/')}/{inner}"
-
-
-def _parts(uri: str) -> tuple[str, str, str]:
-    scheme, _, rest = uri.partition("://")
-    rest, mark, query = rest.partition("?")
-    authority, _, inner = rest.partition("/")
-    return f"{scheme}://{authority}", inner, mark + query
-
-
-@cache
-def _filesystem(root: str) -> tuple[Any, str]:
-    from pyarrow import fs
-
-    try:
-        filesystem, base = fs.FileSystem.from_uri("file:///" if root == "file://" else root)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise RequestError(
-            f"cannot open {root}: {error}", "give a local path, or a URI that pyarrow knows: s3://, gs://, hdfs://"
-        ) from None
-    return filesystem, base
-
-
 def _local(path: str) -> list[Found]:
     if os.path.isfile(path):  # its name may hold a glob's characters
         return [_stat(path)]
@@ -129,7 +94,7 @@ def _stat(path: str) -> Found:
 def _remote(uri: str) -> list[Found]:
     from pyarrow import fs
 
-    root, inner, query = _parts(uri)
+    root, inner, query = parts_of(uri)
     filesystem, path = opened(uri)
     bucket = path[: len(path) - len(inner)].lstrip("/")
 

@@ -110,7 +110,7 @@ def _file_units(index: int, source: Files, bytes_per_task: int) -> list[Unit]:
 
 def _divided(file: Found, form: str, groups: list[int] | None, limit: int) -> Iterator[tuple[int, int, int]]:
     """Yields (start, stop, bytes) of a file's units."""
-    from llmyard.sources.streams import codec_of
+    from llmyard.core.files import codec_of
 
     if groups:
         start = size = 0

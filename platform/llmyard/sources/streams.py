@@ -7,10 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from llmyard.core.errors import DataError
+from llmyard.core.files import codec_of, opened
 from llmyard.sources.config import Limits
-from llmyard.sources.filesystems import opened
 
-CODECS = {".gz": "gzip", ".zst": "zstd"}
 # A reader asks for at most so much at once from a compressed file; what is beyond a damaged place is at most this.
 _PIECE = 1 << 16
 # Small files of one repeated line compress a thousandfold and harm nobody; the ratio is looked at from here on.
@@ -19,11 +18,6 @@ _FREE_BYTES = 8 << 20
 
 class Unopenable(Exception):
     """The file is there, but cannot be opened."""
-
-
-def codec_of(path: str) -> str:
-    """Returns the compression that a file's suffix names, "" for none."""
-    return next((codec for suffix, codec in CODECS.items() if path.partition("?")[0].lower().endswith(suffix)), "")
 
 
 class RawFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
@@ -27,13 +28,6 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-
-
-def _registered(value: str) -> str:
-    """Returns a name that MLflow takes for a model, said before the work rather than after it."""
-    if not value.strip() or any(character in value for character in "/:'\""):
-        raise ValueError("a registered model's name is not empty and has no '/', ':' or quotes")
-    return value
 
 
 class Stage(Config):
@@ -126,11 +120,24 @@ def families_for(task: str) -> tuple[str, ...]:
     return ("transformer", "gpt2", "llama") if task in ("translation", "summarization") else ("bert",)
 
 
+def _model_name(value: str) -> str:
+    # MLflow forbids / and :, its searches know no quotes, and models:/NAME@ALIAS ends the name at the @.
+    if not re.fullmatch(r"[^/:@'\"`%\x00-\x1f\x7f]{1,250}", value) or value != value.strip() or value in (".", ".."):
+        raise ValueError(f"{value!r} cannot name a registered model: no / : @ % or quotes, 1 to 250 characters")
+    return value
+
+
+def _alias(value: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,255}", value) or re.fullmatch(r"(?i)latest|v?\d+", value):
+        raise ValueError(f"{value!r} cannot be an alias: letters, digits, _ and -, and neither `latest` nor a version")
+    return value
+
+
 class Register(Config):
     """A name and alias in MLflow's model registry."""
 
-    name: Annotated[str, AfterValidator(_registered)]
-    alias: str = Field("champion", pattern=r"^[A-Za-z][\w.-]*$", max_length=100)
+    name: Annotated[str, AfterValidator(_model_name)]
+    alias: Annotated[str, AfterValidator(_alias)] = Field("champion", description="Moved to this version.")
 
 
 class Evaluate(Stage):

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,14 +20,14 @@ from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
-from llmyard.sources.examples import plan_examples, splits_of
+from llmyard.sources.examples import ExampleUnit, plan_examples, splits_of
 from llmyard.stages.config import Evaluate, Finetune, Pretrain
 from llmyard.stages.finetune import checked
 from llmyard.stages.stage import Made, Making
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.task import Annotation, Entity, Record
 
-REVISION = 1
+REVISION = 2
 LOSS_PARTS = 4  # shares of a split's sequences; fixed, so that the sum's rounding does not depend on the machine
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
@@ -37,22 +38,24 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     kind = checkpoint.config.get("kind")
     if kind not in ("pretrain", "finetune"):
         raise RequestError(f"{checkpoint.reference} was not trained here: its data is not known", "fine-tune it first")
-    there = (
-        ("validation", "test") if kind == "pretrain" else splits_of(_SOURCE.validate_python(checkpoint.config["data"]))
-    )
-    unknown = [split for split in config.splits if split not in there]
-    if unknown:
-        raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", f"one of: {', '.join(there)}")
     found = {"checkpoint": checkpoint}
     if kind == "pretrain":
-        shards = store.get(next(item for item in checkpoint.parents if item.startswith("shards/")))
-        empty = [split for split in config.splits if not shards.metrics.get(f"tokens_{split}")]
-        if empty:
-            raise RequestError(
-                f"{shards.reference} has no split {empty[0]!r}", f"prepare it with a share of `splits.{empty[0]}`"
-            )
-        found["shards"] = shards
+        found["shards"] = store.get(next(item for item in checkpoint.parents if item.startswith("shards/")))
+        there = _held_out(checkpoint, found["shards"])
+    else:
+        there = splits_of(_SOURCE.validate_python(checkpoint.config["data"]))
+    unknown = [split for split in config.splits if split not in there]
+    if unknown:
+        named = f"one of: {', '.join(there)}" if there else "prepare the corpus with a larger share under `splits:`"
+        raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", named)
     return found
+
+
+def _held_out(checkpoint: Artifact, shards: Artifact) -> tuple[str, ...]:
+    """Returns the splits of a base model's shards that hold at least one sequence of its length."""
+    whole = checkpoint.config.get("packing", "concatenate") != "concatenate"
+    least = 0 if whole else int(checkpoint.config.get("sequence_length", 0))
+    return tuple(split for split in ("validation", "test") if shards.metrics.get(f"tokens_{split}", 0.0) > least)
 
 
 def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
@@ -210,14 +213,17 @@ def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     trained = Finetune.model_validate(checkpoint.config)
     rows = []
     for split in config.splits:
-        for index, unit in enumerate(plan_examples(trained.data, split)):
+        units = plan_examples(trained.data, split)
+        for index, (unit, share) in enumerate(zip(units, _shares(config.limit, units, trained), strict=True)):
             # Halves of a unit, so that two workers have something to do on a small test set.
-            rows += [{"index": index, "half": half, "limit": config.limit, **asdict(unit)} for half in (0, 1)]
+            rows += [
+                {"index": index, "half": half, "share": share, **asdict(unit)} for half in (0, 1) if share or not index
+            ]
     parts = f"{draft.folder}/predictions"
     arguments = (checkpoint, trained, draft.storage, parts, config.batch_size)
     for done, _ in enumerate(map_with(rows, Predictor, arguments), start=1):
         making.progress.update(done, len(rows) + len(config.splits), "answering")
-    score = Scorer(trained, draft.storage, parts, config.limit)
+    score = Scorer(trained, draft.storage, parts)
     scored = {}
     for done, row in enumerate(map_units([{"split": split} for split in config.splits], score), start=1):
         scored[row.pop("split")] = row
@@ -225,14 +231,40 @@ def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     return {split: scored[split] for split in config.splits}
 
 
+WHOLE = 1 << 62
+
+
+def _shares(limit: int | None, units: Sequence[ExampleUnit], trained: Finetune) -> list[int]:
+    """Returns how many examples of each unit are taken: a split's first ``limit`` ones, whatever files they are in."""
+    from llmyard.runtime.datasets import map_units
+
+    if limit is None:
+        return [WHOLE] * len(units)
+    if len(units) > 1 and units[0].path:
+        counted = map_units([{"index": index, **asdict(unit)} for index, unit in enumerate(units)], Count(trained))
+        counts = [row["count"] for row in sorted(counted, key=lambda row: int(row["index"]))]
+    else:
+        counts = [limit if unit.path else unit.stop - unit.start for unit in units]
+    before = [0, *accumulate(counts)]
+    return [max(0, min(count, limit - gone)) for count, gone in zip(counts, before, strict=False)]
+
+
+class Count:
+    """Counts a unit's good records."""
+
+    def __init__(self, trained: Finetune) -> None:
+        self.trained = trained
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"index": row["index"], "count": len(checked(self.trained, row)[0])}
+
+
 def _part(row: Mapping[str, Any]) -> str:
     return f"{row['split']}-{row['index']:06d}-{row['half']}.json"
 
 
 def _records(trained: Finetune, row: Mapping[str, Any]) -> list[Record]:
-    records = checked(trained, row)[0]
-    if row.get("limit"):
-        records = records[: max(0, row["limit"] - row["start"])]
+    records = checked(trained, row)[0][: row["share"]]
     middle = -(-len(records) // 2)
     return records[:middle] if row["half"] == 0 else records[middle:]
 
@@ -280,8 +312,8 @@ class Predictor:
 class Scorer:
     """Scores one split's answers, and its baseline's."""
 
-    def __init__(self, trained: Finetune, storage: Storage, folder: str, limit: int | None) -> None:
-        self.trained, self.storage, self.folder, self.limit = trained, storage, folder, limit
+    def __init__(self, trained: Finetune, storage: Storage, folder: str) -> None:
+        self.trained, self.storage, self.folder = trained, storage, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         task, split = task_of(self.trained.task), row["split"]
@@ -290,7 +322,6 @@ class Scorer:
             for half in (0, 1):
                 part = self.storage.read(f"{self.folder}/{_part({'split': split, 'index': index, 'half': half})}")
                 lines += json.loads(part or b"[]")
-        lines = lines[: self.limit]  # of all files together
         if not lines:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
         records = [line["record"] for line in lines]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from llmyard.core.config import Config, SourcePath, absolute
+from llmyard.core.config import Config, FilePath, located
 
 
 class Gopher(Config):
@@ -123,10 +123,10 @@ class Encoding(Config):
 class Toxicity(Config):
     """Which words count as toxic, and how many of them a text may hold."""
 
-    lists: tuple[SourcePath, ...] = Field(
+    lists: tuple[FilePath, ...] = Field(
         min_length=1, description="Files with one word a line; Chinese ones are found inside of sentences."
     )
-    harmless: tuple[SourcePath, ...] = Field(
+    harmless: tuple[FilePath, ...] = Field(
         (), description="Files with longer harmless words, beside those that are known."
     )
     max_density: float = Field(3.0, ge=0, description="Hits per thousand words or Chinese characters.")
@@ -142,10 +142,10 @@ class Boilerplate(Config):
 class Urls(Config):
     """Addresses whose documents are dropped; lists are files with one entry a line."""
 
-    domains: tuple[SourcePath, ...] = Field(
+    domains: tuple[FilePath, ...] = Field(
         (), description="Lists of domains, also as hosts files; subdomains are meant too."
     )
-    words: tuple[SourcePath, ...] = Field(
+    words: tuple[FilePath, ...] = Field(
         (), description="Lists of words that may not stand in an address as whole words."
     )
 
@@ -160,7 +160,7 @@ def _absolute_file(path: str) -> str:
     module, _, name = path.rpartition(":")
     if not module or not name.isidentifier():
         raise ValueError("name a function as `package.module:function` or `file.py:function`")
-    return f"{absolute(module)}:{name}" if module.endswith(".py") else path
+    return f"{located(module)}:{name}" if module.endswith(".py") else path
 
 
 FunctionPath = Annotated[str, AfterValidator(_absolute_file)]
@@ -169,7 +169,7 @@ FunctionPath = Annotated[str, AfterValidator(_absolute_file)]
 class Decontamination(Config):
     """Which evaluation texts must not be in the corpus."""
 
-    paths: tuple[SourcePath, ...] = Field(
+    paths: tuple[FilePath, ...] = Field(
         min_length=1, description="JSON lines or text files; every string in them counts."
     )
     ngram: int = Field(13, ge=3, le=100, description="Words, or half as many pairs of Chinese characters, in a row.")
@@ -178,7 +178,7 @@ class Decontamination(Config):
 class Perplexity(Config):
     """How surprising a text may be to an n-gram model of good texts."""
 
-    reference: tuple[SourcePath, ...] = Field(
+    reference: tuple[FilePath, ...] = Field(
         min_length=1, description="Good texts in all languages: JSON lines with `text`, or text files, one text a line."
     )
     order: int = Field(4, ge=2, le=8, description="Longest n-gram, in words or Chinese characters.")
@@ -205,10 +205,10 @@ class Perplexity(Config):
 class Classifier(Config):
     """What a text must be more like, learned from examples."""
 
-    positive: tuple[SourcePath, ...] = Field(
+    positive: tuple[FilePath, ...] = Field(
         min_length=1, description="Examples of good texts: JSON lines with `text`, or text files, one text a line."
     )
-    negative: tuple[SourcePath, ...] = Field(min_length=1, description="Examples of bad ones.")
+    negative: tuple[FilePath, ...] = Field(min_length=1, description="Examples of bad ones.")
     min_probability: float = Field(0.5, ge=0, le=1, description="Of being like the good ones; below it a text goes.")
     bits: int = Field(20, ge=10, le=26, description="Weights of the model, as a power of two: 20 take 4 MiB.")
     epochs: int = Field(5, ge=1, le=1000, description="How often training goes through the examples.")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from llmyard.core.compiled import I64, U8, U64, Bools, compiled
 from llmyard.core.errors import RequestError
+from llmyard.core.files import plain_name, read_file
 from llmyard.text.config import Decontamination
 from llmyard.text.repetition import UNITS_OF_A_WORD
 from llmyard.text.units import Units, mix, units_of
@@ -43,25 +44,24 @@ def judge_overlap(units: Units, unspaced: Bools, config: Decontamination) -> Any
 @cache
 def _ngrams(paths: tuple[str, ...], width: int) -> U64:
     """Returns the sorted n-grams of all evaluation texts; those of a process stay in memory."""
-    texts = [text for path in paths for text in _strings(Path(path))]
+    texts = [text for path in paths for text in _strings(path)]
     units = units_of(pa.array(texts, pa.string()))
     return np.unique(_rolling(units.hashes, units.offsets, width))
 
 
-def _strings(path: Path) -> Iterator[str]:
+def _strings(path: str) -> Iterator[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
             f"cannot read the evaluation texts at {path}: {error}", "check `decontaminate.paths`"
         ) from None
-    if path.suffix not in (".jsonl", ".json"):
+    suffix = Path(plain_name(path)).suffix
+    if suffix not in (".jsonl", ".json"):
         yield text
         return
     try:
-        values = (
-            [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
-        )
+        values = [json.loads(text)] if suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
     except ValueError as error:
         raise RequestError(
             f"{path} is not JSON: {error}", "give JSON lines (.jsonl), JSON (.json) or plain text"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from llmyard.core.errors import RequestError
+from llmyard.core.files import plain_name, read_file
 
 
 def texts_of(paths: Sequence[str]) -> Any:
     """Returns the texts of files as an Arrow string column.
 
-    In a ``.jsonl`` file a text is the field ``text`` of a line, or the line where that is a string; in any other file
-    a text is a line. Empty ones are left out.
+    In a ``.jsonl`` file (or ``.jsonl.gz``, ``.jsonl.zst``) a text is the field ``text`` of a line, or the line where
+    that is a string; in any other file a text is a line. Empty ones are left out.
 
     Raises:
         RequestError: A file cannot be read, or holds no text.
@@ -25,12 +25,12 @@ def texts_of(paths: Sequence[str]) -> Any:
     for path in paths:
         before = len(texts)
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+            lines = read_file(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"cannot read the texts at {path}: {error}", "name a UTF-8 file") from None
         for number, line in enumerate(lines, 1):
             if line.strip():
-                texts.append(_text(line, f"{path}:{number}") if path.endswith(".jsonl") else line)
+                texts.append(_text(line, f"{path}:{number}") if plain_name(path).endswith(".jsonl") else line)
         if len(texts) == before:
             raise RequestError(f"{path} holds no text", "give JSON lines with `text`, or one text a line")
     return pa.array(texts, pa.large_string())

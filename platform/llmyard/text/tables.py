@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from llmyard.core.errors import RequestError
+from llmyard.core.files import read_file
 
 
 @cache
@@ -25,7 +25,7 @@ def lines_of(file: str) -> list[str]:
         RequestError: The file cannot be read as UTF-8.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = read_file(file).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
             f"cannot read the list {file}: {error}", "name a UTF-8 file with one entry a line"

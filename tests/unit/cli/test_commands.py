@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,7 +157,8 @@ def test_a_storage_that_cannot_be_is_a_wrong_request(
     (tmp_path / "README.md").write_text("x", encoding="utf-8")
     monkeypatch.setattr("llmyard.stages.run.run", lambda *a, **b: pytest.fail("it ran"))
     monkeypatch.setattr("llmyard.runtime.session.session", lambda *a: pytest.fail("Ray was started"))
-    for command in (["run", str(ROOT / "jobs" / "quickstart.yaml")], ["quickstart"]):
+    job = str(ROOT / "jobs" / "quickstart.yaml")
+    for command in (["run", job], ["check", job], ["quickstart"]):
         assert main([*command, "--storage", storage]) == 2
         said = capsys.readouterr().err
         assert storage in said
@@ -347,6 +349,48 @@ def test_lineage_names_the_files_of_corpus_and_examples(capsys: pytest.CaptureFi
     rows = last_json(capsys.readouterr().out)["lineage"]
     assert isinstance(rows, list)
     assert [len(row["files"]) for row in rows] == [3, 7, 1]
+
+
+def test_a_copied_artifact_is_its_own_and_removing_it_leaves_the_original(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "谁？"}\n', encoding="utf-8")
+    where = ["--storage", str(tmp_path / "store")]
+    assert main(["artifacts", "import", "records", str(rows), "faq", *where]) == 0
+    store = ArtifactStore(Storage(str(tmp_path / "store")))
+    original = store.get("faq")
+    assert main(["artifacts", "import", "records", str(original.local()), "copy", *where]) == 0
+    copy = store.get("copy")
+    assert copy.reference != original.reference
+    assert {entry.path for entry in copy.files()} == {"rows.jsonl"}
+    assert main(["artifacts", "remove", "copy", *where]) == 0
+    assert [item.name for item in store.list()] == ["faq"]
+    assert original.local("rows.jsonl").read_bytes() == rows.read_bytes()
+    # A folder that was copied by hand is told from the artifact it was.
+    shutil.copytree(original.local(), tmp_path / "store" / "records" / "ghost" / original.version)
+    capsys.readouterr()
+    assert main(["artifacts", "show", "ghost", *where]) == 1
+    assert f"is that of {original.reference}" in capsys.readouterr().err
+    assert original.is_complete()
+
+
+def test_looking_for_runs_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    storage = tmp_path / "none"
+    assert main(["runs", "list", "--storage", str(storage)]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+    assert main(["runs", "compare", "a", "b", "--storage", str(storage)]) == 2
+    assert not storage.exists()
+
+
+@pytest.mark.parametrize("word", ["Malo", "马洛"])
+def test_the_neighbours_of_a_word_are_shown(word: str, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--storage", str(tiny.store.storage.uri), "--json"]
+    for item in tiny.store.list("checkpoint"):
+        assert main(["artifacts", "show", item.name, "--neighbours", word, *where]) == 0
+        found = last_json(capsys.readouterr().out)["neighbours"]
+        assert isinstance(found, list)
+        assert len(found) == 10
 
 
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "modeling_x.py"])

@@ -16,9 +16,9 @@ from llmyard.serving import keys
 def test_only_the_hash_is_kept_and_only_for_the_owner(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert keys.hashes(storage) == []
-    key = keys.make_key()
+    key = keys.new_key()
     assert keys.hashes(storage) == []  # made is not stored: an endpoint that never starts leaves none
-    keys.store_key(storage, key)
+    keys.keep(storage, key)
     assert key.startswith("ly-")
     assert keys.hashes(storage) == [keys.hash_of(key)]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -29,8 +29,8 @@ def test_only_the_hash_is_kept_and_only_for_the_owner(tmp_path: Path) -> None:
 
 
 def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
-    made = [keys.make_key() for _ in range(12)]
-    threads = [threading.Thread(target=keys.store_key, args=(Storage(str(tmp_path)), key)) for key in made]
+    made = [keys.new_key() for _ in range(12)]
+    threads = [threading.Thread(target=keys.keep, args=(Storage(str(tmp_path)), key)) for key in made]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -58,9 +58,9 @@ def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
 
 def test_a_key_is_revoked_by_the_beginning_of_its_hash(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    one, two = keys.make_key(), keys.make_key()
-    keys.store_key(storage, one)
-    keys.store_key(storage, two)
+    one, two = keys.new_key(), keys.new_key()
+    keys.keep(storage, one)
+    keys.keep(storage, two)
     for beginning in ("", "nosuch"):
         with pytest.raises(RequestError, match="keys list"):
             keys.revoke(storage, beginning)
@@ -70,7 +70,7 @@ def test_a_key_is_revoked_by_the_beginning_of_its_hash(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    keys.store_key(storage, keys.make_key())
+    keys.keep(storage, keys.new_key())
     storage.write(f"{keys.FOLDER}/other.json", b'{"format_version": 99}')
     with pytest.raises(LlmyardError, match="unknown format"):
         keys.hashes(storage)

@@ -206,9 +206,7 @@ def test_a_bucket_within_a_filesystem_is_read(
     (tmp_path / "bucket/data/a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     tree = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     asked: list[str] = []
-    monkeypatch.setattr(
-        "llmyard.sources.filesystems._filesystem", lambda root: (asked.append(root), (tree, "bucket"))[1]
-    )
+    monkeypatch.setattr("llmyard.core.files._filesystem", lambda root: (asked.append(root), (tree, "bucket"))[1])
     rows, _ = read_source(Files(paths=("s3://bucket/data/*.jsonl?region=eu-west-1",), format="auto"))
     assert [row["id"] for row in rows] == ["data/a.jsonl#0"]
     assert set(asked) == {"s3://bucket?region=eu-west-1"}

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import DataError, RequestError
 from llmyard.sources.config import ParallelText, Records, SmallWorldExamples
 from llmyard.sources.corpus import BadRecord
-from llmyard.sources.examples import plan_examples, read_examples, splits_of
+from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples, splits_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -109,6 +111,50 @@ def test_bad_records_are_quarantined_with_path_and_line(tmp_path: Path) -> None:
     records, bad = read_split(source, "train")
     assert records == [{"id": "mine", "text": "好"}, {"id": "train.jsonl#7", "t": 1}]
     assert [(item.path, item.record) for item in bad] == [(str(file), line) for line in (2, 4, 5, 6)]
+
+
+def compressed(path: Path, content: bytes) -> str:
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    with pa.output_stream(str(path), compression=codec) as stream:
+        stream.write(content)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("scheme", ["", "file://", "mock://"])
+def test_examples_are_read_compressed_and_from_any_filesystem(
+    tmp_path: Path, suffix: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "mock://":
+        monkeypatch.setattr("llmyard.core.files._filesystem", lambda root: (fs.LocalFileSystem(), "/"))
+    rows = "".join(json.dumps({"text": f"{number} 好"}, ensure_ascii=False) + "\n" for number in range(3))
+    path = scheme + ("host" if scheme == "mock://" else "") + compressed(tmp_path / f"a.jsonl{suffix}", rows.encode())
+    records, bad = read_split(Records(train=path, validation=path, test=path), "test")
+    assert not bad
+    assert records == [{"id": f"a.jsonl{suffix}#{number + 1}", "text": f"{number} 好"} for number in range(3)]
+    pairs = path.replace("a.jsonl", "a.tsv")
+    compressed(tmp_path / f"a.tsv{suffix}", "Hello.\t你好。\r\nBye.\t再见。".encode())
+    source = ParallelText(paths=(pairs,), validation_share=1e-9, test_share=1e-9)
+    assert [record["target"] for record in read_split(source, "train")[0]] == ["你好。", "Hello.", "再见。", "Bye."]
+
+
+def test_what_is_torn_is_quarantined_and_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    content = "".join(json.dumps({"text": f"{number}" * 99}) + "\n" for number in range(5000)).encode()
+    path = Path(compressed(tmp_path / "a.jsonl.gz", content))
+    path.write_bytes(path.read_bytes()[:-200])
+    records, bad = read_split(Records(train=str(path), validation=str(path), test=str(path)), "train")
+    assert len(records) > 1000
+    assert "damaged or cut short" in bad[0].reason
+    unit = ExampleUnit("train", str(tmp_path / "gone.jsonl"), 0, 0)
+    with pytest.raises(DataError, match="no such file"):
+        list(read_examples(unit, Records(train="t", validation="v", test="t"), "translation"))
+
+
+def test_bad_lines_of_parallel_text_count_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text("alone\n" + "Good.\t好。\n" * 9, encoding="utf-8")
+    source = ParallelText(paths=(str(file),))
+    assert [len(read_split(source, split)[1]) for split in SPLITS] == [1, 0, 0]
 
 
 def test_a_missing_file_of_records_is_a_request_error(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from llmyard.core.errors import RequestError
 from llmyard.text.clean import clean
 from llmyard.text.config import Cleaning
-from llmyard.text.functions import source_of
+from llmyard.text.examples import texts_of
+from llmyard.text.functions import function_of, source_of
 
 ENGLISH = "In the spring of that year the miller of the village sold his donkey to a stranger and bought a boat."
 CHINESE = "那一年春天，村里的磨坊主把他的驴卖给了一个从海边来的陌生人，自己买了一条旧船，从此再也没有回到山里去。"
@@ -113,3 +114,48 @@ def test_all_steps_leave_good_texts_as_they_were() -> None:
     assert cleaned.kept["text"].to_pylist() == [ENGLISH, CHINESE, OTHER]
     assert cleaned.kept["language"].to_pylist() == ["en", "zh", "en"]
     assert [key[0] for key in cleaned.funnel if key[1:] == ("documents", "s", "zh")] == ["read", *steps[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def f(:\n", r"SyntaxError: .*own\.py, line 1"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("raise SystemError('no')\n", "SystemError: no"),
+    ],
+)
+def test_a_filters_file_that_does_not_run_is_a_wrong_request(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "own.py").write_text(content, encoding="utf-8")
+    for use in (function_of, source_of):
+        with pytest.raises(RequestError, match=said):
+            use(f"{tmp_path}/own.py:f")
+
+
+def test_all_of_a_filters_file_decides_what_it_does(tmp_path: Path) -> None:
+    texts = []
+    for name, limit in (("one", 3), ("two", 4)):
+        (tmp_path / f"{name}.py").write_text(f"LIMIT = {limit}\n\ndef f(table):\n    return [None] * LIMIT\n")
+        texts.append(source_of(f"{tmp_path}/{name}.py:f"))
+    assert texts[0] != texts[1]  # the function's own lines are the same
+
+
+def test_a_function_without_source_is_a_wrong_request() -> None:
+    with pytest.raises(RequestError, match="not written in Python"):
+        source_of("math:sqrt")
+    with pytest.raises(RequestError, match="no 'absent'"):
+        source_of("math:absent")
+
+
+def test_lists_and_texts_are_named_with_variables_or_file_and_may_be_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOO", str(tmp_path))
+    with pa.output_stream(str(tmp_path / "test.jsonl.gz"), compression="gzip") as stream:
+        stream.write(json.dumps({"text": ENGLISH}).encode())
+    for path in ("$FOO/test.jsonl.gz", f"file://{tmp_path}/test.jsonl.gz"):
+        config = Cleaning.model_validate({"clean": ["decontaminate"], "decontaminate": {"paths": [path]}})
+        assert config.files() == [f"{tmp_path}/test.jsonl.gz"]
+        assert kept(config, OTHER, f"Quoted: {ENGLISH}") == [OTHER]
+    assert texts_of(["$FOO/test.jsonl.gz".replace("$FOO", str(tmp_path))]).to_pylist() == [ENGLISH]
+    with pytest.raises(ValidationError, match="NO_SUCH is not set"):
+        Cleaning.model_validate({"clean": ["decontaminate"], "decontaminate": {"paths": ["$NO_SUCH/x"]}})
