@@ -111,7 +111,7 @@ class StageView:
     def __init__(self, name: str, bars: Progress, task: Any, console: Console | None) -> None:
         self._name, self._bars, self._task, self._console = name, bars, task, console
         self._printed = 0.0
-        self._first: tuple[float, float] | None = None  # when the first progress was seen, and how much it was
+        self._first: tuple[float, float, float] | None = None  # when progress was first seen, how much, of how much
         self._lock = threading.Lock()
 
     def update(self, done: float, total: float, note: str = "") -> None:
@@ -126,9 +126,9 @@ class StageView:
     def _left(self, done: float, total: float) -> str:
         """Returns about how long it still takes; "" where that cannot be told yet."""
         now = time.monotonic()
-        if self._first is None or done < self._first[1]:
-            self._first = now, done
-        began, before = self._first
+        if self._first is None or done < self._first[1] or total != self._first[2]:  # another kind of work has begun
+            self._first = now, done, total
+        began, before, _ = self._first
         if done <= before:
             return ""
         return say("left", seconds=duration((now - began) * (total - done) / (done - before))) + "  "
