@@ -11,11 +11,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore, FileEntry
 from llmyard.core.errors import DataError, RequestError
+from llmyard.core.files import read_file
 from llmyard.core.fingerprint import fingerprint
 from llmyard.sources.corpus import Unit, listing, plan, revision
 from llmyard.stages.config import Prepare
@@ -53,9 +53,11 @@ def sources(config: Prepare, parents: Mapping[str, Artifact]) -> list[Any]:
 
 def _digest(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path)).hexdigest()
     except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}", "check the paths of lists and texts") from error
+        raise RequestError(
+            f"cannot read {path}: {error.strerror or error}", "check the paths of lists and texts"
+        ) from error
 
 
 def make(config: Prepare, making: Making) -> Made:
