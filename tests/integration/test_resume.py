@@ -43,7 +43,7 @@ def start(job: Path, storage: Path) -> subprocess.Popen[str]:
 
 def marks(storage: Path, fence: int) -> list[int]:
     """Steps of the checkpoints that an owner has marked so far."""
-    found = storage.glob(f"checkpoint/base/*/_making/progress/*-f{fence}.json")
+    found = storage.glob(f"checkpoint/base/*/_making/progress/*-f{fence}-*.json")
     return sorted(int(path.name.partition("-")[0]) for path in found)
 
 

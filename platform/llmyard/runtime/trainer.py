@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -55,16 +56,61 @@ class _Board:
 
 
 class _Verdict:
-    """Where a worker leaves an error that no restart would mend."""
+    """Where workers and driver leave word: an error that no restart would mend, and that the run is to stop."""
 
     def __init__(self) -> None:
         self._error: LlmyardError | None = None
+        self._stops = False
 
     def leave(self, error: LlmyardError) -> None:
         self._error = self._error or error
 
     def read(self) -> LlmyardError | None:
         return self._error
+
+    def stop(self) -> None:
+        self._stops = True
+
+    def stops(self) -> bool:
+        return self._stops
+
+
+class _Asked:
+    """What a worker was asked to do: save now, since its node is about to go; stop after that.
+
+    Answers at once: a thread looks for news. After a notice it is asked to save every few seconds, so that little is
+    lost when the node goes.
+
+    Args:
+        verdict: Where the driver leaves word.
+    """
+
+    def __init__(self, verdict: Any) -> None:
+        self._verdict = verdict
+        self._stops = self._leaves = False
+        self._next_save = 0.0
+        threading.Thread(target=self._look, name="asked", daemon=True).start()
+
+    def __call__(self) -> tuple[bool, bool]:
+        """Returns whether to save now, and whether to stop after that."""
+        if self._leaves and time.monotonic() >= self._next_save:
+            self._next_save = time.monotonic() + _SAVE_AGAIN_SECONDS
+            return True, self._stops
+        return False, self._stops
+
+    def _look(self) -> None:
+        import ray
+        from ray.train import get_preemption_info
+
+        while not self._stops:
+            time.sleep(0.5)
+            with contextlib.suppress(ray.exceptions.RayError):  # the actor goes before the workers
+                self._stops = ray.get(self._verdict.stops.remote())
+            with contextlib.suppress(Exception):
+                self._leaves = get_preemption_info() is not None
+
+
+_SAVE_AGAIN_SECONDS = 5.0
 
 
 def _guarded(config: dict[str, Any]) -> None:
@@ -78,10 +124,10 @@ def _guarded(config: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     verdict = config["verdict"]
-    if ray.get(verdict.read.remote()) is not None:
+    if ray.get(verdict.read.remote()) is not None or ray.get(verdict.stops.remote()):
         return
     try:
-        config["work"](config)
+        config["work"]({**config, "asked": _Asked(verdict)})
     except LlmyardError as error:
         ray.get(verdict.leave.remote(plain_error(error)))
         if dist.is_initialized():
@@ -123,8 +169,11 @@ def run_workers(
         LlmyardError: What a worker raised, at once; or TrainingError when the restarts are used up.
     """
     _refuse_too_many(resources)
+    workers = resources.workers
     # A short poll finds a dead worker quickly; workers past a few hundred are polled less often.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.workers <= 64 else "2")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.most <= 64 else "2")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20" if resources.most <= 64 else "120")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -139,7 +188,8 @@ def run_workers(
             _guarded,
             train_loop_config={"argument": argument, "work": work, "verdict": verdict},
             scaling_config=ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
+                elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
@@ -152,8 +202,12 @@ def run_workers(
         finished: Future[None] = Future()
         # Not in the main thread: there Ray would take Ctrl-C for itself, for the rest of the process's life.
         threading.Thread(target=_fit, args=(trainer, finished), name="ray-train", daemon=True).start()
-        while not _is_done(finished, 0.5):
-            watch()
+        try:
+            while not _is_done(finished, 0.5):
+                watch()
+        except KeyboardInterrupt:
+            _stop(verdict, finished)
+            raise
         watch()
         error = finished.exception()
         final = None if is_lost() else ray.get(verdict.read.remote(), timeout=30)
@@ -170,15 +224,30 @@ def run_workers(
         ) from error
 
 
+def _stop(verdict: Any, finished: Future[None]) -> None:
+    """Lets the workers save where they are, before their processes are ended; a second Ctrl-C does not wait."""
+    import ray
+
+    if is_lost():
+        return
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(verdict.stop.remote(), timeout=5)
+        _is_done(finished, _STOP_SECONDS)
+
+
+_STOP_SECONDS = 20.0
+_RESIZE_SECONDS = 10.0
+
+
 def _refuse_too_many(resources: Resources) -> None:
     import ray
 
     there = ray.cluster_resources()
     for name, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
-        needed, found = each * resources.workers, there.get(name, 0.0)
+        needed, found = each * resources.least, there.get(name, 0.0)
         if needed > found:
             raise RequestError(
-                f"{resources.workers} workers need {needed:g} {name}s, Ray has {found:g}",
+                f"{resources.least} workers need {needed:g} {name}s, Ray has {found:g}",
                 f"lower resources.workers or resources.{name.lower()}s_per_worker",
             )
 

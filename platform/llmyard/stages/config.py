@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
@@ -78,6 +78,10 @@ class Pretrain(Stage, Training):
     mixture: Mixture | None = Field(None, description="How often each source is drawn; by size and weight without it.")
 
     @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        return _check_divisible(self)
+
+    @model_validator(mode="after")
     def _model_or_init(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
@@ -88,6 +92,10 @@ class Pretrain(Stage, Training):
                     raise ValueError(f"family {self.model.family} does not learn by {each.kind}, but by {fit}")
         if self.objective.kind != "causal_lm" and (self.packing != "concatenate" or self.document_boundaries):
             raise ValueError(f"`packing` and `document_boundaries` are causal_lm's, not {self.objective.kind}'s")
+        if self.fused_loss and self.z_loss:
+            raise ValueError("`z_loss` needs the logits that `fused_loss` never holds: give one of them")
+        if self.parallel.pipeline > 1 and (self.objective.kind != "causal_lm" or self.document_boundaries):
+            raise ValueError("parallel.pipeline trains causal_lm without document_boundaries")
         if self.objective.kind == "recurrent_lm" and self.mixture is not None:
             raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture`")
         return self
@@ -104,6 +112,12 @@ class Finetune(Stage, Training):
     model: ModelChoice | None = None
 
     @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.parallel.pipeline > 1:
+            raise ValueError("parallel.pipeline is for pretraining: examples differ in length")
+        return _check_divisible(self)
+
+    @model_validator(mode="after")
     def _model_fits(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
@@ -113,6 +127,22 @@ class Finetune(Stage, Training):
                 f"task {self.task.kind} is trained with family {' or '.join(wanted)}, not {self.model.family}"
             )
         return self
+
+
+_Trained = TypeVar("_Trained", bound="Pretrain | Finetune")
+_DIVIDED_BY = {"tensor": ("llama",), "pipeline": ("gpt2", "llama")}
+_WITH_OUTPUT_LAYER = ("gpt2", "llama", "t5", "bert")
+
+
+def _check_divisible(config: _Trained) -> _Trained:
+    """Raises ValueError if a model of the family that is given cannot be divided or computed as asked for."""
+    family = config.model.family if config.model is not None else None
+    for field, families in _DIVIDED_BY.items() if family is not None else ():
+        if getattr(config.parallel, field) > 1 and family not in families:
+            raise ValueError(f"parallel.{field} divides {' and '.join(families)}, not {family}: use parallel.shard")
+    if config.fused_loss and family is not None and family not in _WITH_OUTPUT_LAYER:
+        raise ValueError(f"fused_loss works with {', '.join(_WITH_OUTPUT_LAYER)}, not with {family}")
+    return config
 
 
 def families_for(task: str) -> tuple[str, ...]:

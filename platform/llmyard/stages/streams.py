@@ -88,13 +88,13 @@ def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Toke
 
     view = ExampleView(shards)
     objective: Objective
-    smoothing = getattr(config.model, "label_smoothing", job.label_smoothing)
+    loss = TokenLoss(getattr(config.model, "label_smoothing", job.label_smoothing), is_fused=config.fused_loss)
     if job.labels:
         objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
     elif job.family in FAMILIES["causal_lm"]:
-        objective = PromptedLmObjective(tokenizer.pad_id, TokenLoss(smoothing))
+        objective = PromptedLmObjective(tokenizer.pad_id, loss)
     else:
-        objective = SequenceToSequenceObjective(tokenizer.pad_id, smoothing)
+        objective = SequenceToSequenceObjective(tokenizer.pad_id, loss)
     return Stream(objective, view, order_of(view, shards))
 
 
@@ -121,7 +121,7 @@ def pretraining(
 
     order_of = order_of or stored_order
     length, seed = config.sequence_length, config.seed
-    loss = TokenLoss(config.label_smoothing, config.z_loss)
+    loss = TokenLoss(config.label_smoothing, config.z_loss, config.fused_loss)
     ids: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "seed": seed}
     pad_id, end_id = tokenizer.pad_id, tokenizer.end_id
     view: View

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 import os
@@ -85,9 +86,11 @@ def work(config: Mapping[str, Any]) -> None:
     from llmyard.stages.streams import training_streams, validation_streams
     from llmyard.tokens.tokenizer import Tokenizer
     from llmyard.training.checkpoint import Checkpoints
-    from llmyard.training.loop import Hooks, train, validate
+    from llmyard.training.layout import Layout, lay_out
+    from llmyard.training.loop import Hooks, train
     from llmyard.training.peers import Peers
     from llmyard.training.stability import Verdict
+    from llmyard.training.validation import validate
 
     transformers.utils.logging.set_verbosity_error()
     job: TrainJob = config["argument"]
@@ -96,13 +99,20 @@ def work(config: Mapping[str, Any]) -> None:
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
     streams = training_streams(job, tokenizer)
-    torch.manual_seed(stage.seed)
-    model = _continued(job, tokenizer, load(job.base.local())) if job.base is not None else _build(job, tokenizer)
 
-    checkpoints = Checkpoints(job.storage, f"{job.folder}/_making/progress", job.fence)
+    def fresh() -> Any:
+        torch.manual_seed(stage.seed)
+        return _continued(job, tokenizer, load(job.base.local())) if job.base is not None else _build(job, tokenizer)
+
+    layout = lay_out(fresh(), stage, peers, device)
+    checkpoints = Checkpoints(
+        job.storage, f"{job.folder}/_making/progress", job.fence, peers, keep=stage.keep_checkpoints
+    )
+    if peers.rank == 0:
+        checkpoints.collect()
     start = checkpoints.latest()
     tracker = job.ticket.open() if peers.rank == 0 else NullTracker()
-    tracker.resume(start[0] if start else 0, _bytes_of(start[1].pop("tracking")) if start else b"")
+    tracker.resume(start.step if start else 0, base64.b64decode(start.facts.get("tracking", "")) if start else b"")
     shown = 0.0
 
     def log(step: int, metrics: Mapping[str, float]) -> None:
@@ -112,13 +122,14 @@ def work(config: Mapping[str, Any]) -> None:
             shown = time.monotonic()
             job.board.post(step=step, **metrics)
 
-    def save(step: int, state: dict[str, Any]) -> None:
-        checkpoints.save(step, {**state, "tracking": _tensor_of(tracker.checkpoint_state())})
+    def save(step: int, tensors: dict[str, Any], facts: dict[str, Any], is_best: bool) -> None:
+        facts["tracking"] = base64.b64encode(tracker.checkpoint_state()).decode()
+        checkpoints.save(step, tensors, facts, is_best)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int, judged: Layout = layout) -> dict[str, float]:
         figures: dict[str, float] = {}
         for source, stream in validation_streams(job, tokenizer).items():
-            found = validate(model, stream, stage, peers, VALIDATION_SAMPLES)
+            found = validate(judged, stream, stage, VALIDATION_SAMPLES)
             figures |= {f"validation_{name}{f'/{source}' if source else ''}": each for name, each in found.items()}
         if stage.kind == "pretrain":
             losses = {name: each for name, each in figures.items() if name.startswith("validation_loss")}
@@ -136,16 +147,21 @@ def work(config: Mapping[str, Any]) -> None:
             "step %d: %s (%.4g): %s", step, verdict.reason, verdict.value, verdict.decision.value
         )
 
-    def latest() -> tuple[int, dict[str, Any]] | None:
-        found = checkpoints.latest()
-        return (found[0], {name: each for name, each in found[1].items() if name != "tracking"}) if found else None
-
-    hooks = Hooks(log, save, event=event, latest=latest, evaluate=evaluate)
+    hooks = Hooks(log, save, event=event, saved=checkpoints.latest, evaluate=evaluate, asked=config["asked"])
     try:
-        metrics = train(model, streams, stage, peers, hooks, start, device)
-        metrics |= evaluate(stage.steps)
+        metrics = train(layout, streams, stage, hooks, start)
+        checkpoints.wait()
+        if metrics is None:
+            return
+        whole = layout
+        if not stage.parallel.is_plain and peers.rank == 0:
+            whole = _gathered(fresh(), checkpoints.latest_alone(best=stage.keep_best), stage.ema_decay is not None)
+        if stage.parallel.pipeline == 1:
+            metrics |= evaluate(stage.steps)
+        elif peers.rank == 0:
+            metrics |= evaluate(stage.steps, whole)
         if peers.rank == 0:
-            _write_model(job, model, tokenizer)
+            _write_model(job, whole.model, tokenizer)
             job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
     finally:
         tracker.close()
@@ -155,17 +171,15 @@ VALIDATION_SAMPLES = 512
 """Sequences or examples of the validation split that a run is judged by; `evaluate` reads all of them."""
 
 
-def _tensor_of(data: bytes) -> Any:
-    """Returns bytes as a tensor, which a checkpoint stores as they are."""
-    import torch
+def _gathered(model: Any, saved: Any, averaged: bool) -> Any:
+    """Returns a whole model with the weights of a checkpoint that several workers wrote their parts of."""
+    from llmyard.training.layout import Layout
 
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-
-
-def _bytes_of(tensor: Any) -> bytes:
-    import torch
-
-    return torch.as_tensor(tensor, dtype=torch.uint8).numpy().tobytes()
+    layout = Layout(model)
+    saved.read({f"model/{name}": each for name, each in layout.weights().items()})
+    if averaged:
+        saved.read({f"average/{name}": each.detach() for name, each in layout.parameters.items()})
+    return layout
 
 
 def _continued(job: TrainJob, tokenizer: Any, base: Any) -> Any:

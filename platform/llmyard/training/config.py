@@ -181,26 +181,89 @@ class Stability(Config):
     max_roll_backs: int = Field(3, ge=0, description="Times the run goes back before it stops.")
 
 
+class Ramp(Config):
+    """A batch that grows in equal steps (Brown et al. 2020, appendix B)."""
+
+    start: int = Field(ge=1, description="Sequences or examples of the first steps; grows by as many at a time.")
+    steps: int = Field(ge=1, description="Steps after which the batch has its full size.")
+
+
 class Batch(Config):
     """What one optimizer step sees. The micro-batch does not depend on the number of workers: that makes runs equal."""
 
     size: int = Field(32, ge=1, description="Sequences or examples an optimizer step.")
     micro_batch: int = Field(16, ge=1, description="Sequences or examples a forward pass on one worker.")
+    ramp: Ramp | None = Field(None, description="Begin with smaller steps.")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.size % self.micro_batch:
             raise ValueError(f"batch size {self.size} is not a multiple of the micro_batch {self.micro_batch}")
+        if self.ramp is not None and (self.size % self.ramp.start or self.ramp.start % self.micro_batch):
+            raise ValueError(
+                f"ramp.start {self.ramp.start} must be a multiple of the micro_batch {self.micro_batch} and divide the "
+                f"batch size {self.size}"
+            )
+        return self
+
+    @property
+    def least(self) -> int:
+        """Micro-batches of the smallest step."""
+        return (self.ramp.start if self.ramp is not None else self.size) // self.micro_batch
+
+
+class Elastic(Config):
+    """As many workers as there is room for, within bounds; the group is started anew when that changes."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
 
 
 class Resources(Config):
     """What the workers get; none of it changes the result beyond float rounding."""
 
-    workers: int = Field(2, ge=1, le=10_000)
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Elastic = 2
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0, description="Worker group restarts before the stage fails.")
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def least(self) -> int:
+        """The smallest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+
+class Parallel(Config):
+    """How the workers divide a model and its work; none of it changes the result beyond float rounding.
+
+    The product of all is the number of workers. Micro-batches are divided among ``replicate`` times ``shard`` groups.
+    """
+
+    replicate: int | None = Field(None, ge=1, description="Copies of the model; unset: what the others leave.")
+    shard: int = Field(1, ge=1, description="FSDP: weights, gradients and optimizer states divided among as many.")
+    tensor: int = Field(1, ge=1, description="Matrices of each layer divided among as many (llama).")
+    pipeline: int = Field(1, ge=1, description="Layers divided among as many (gpt2, llama).")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every worker holds the whole model."""
+        return self.shard == self.tensor == self.pipeline == 1
+
+    @property
+    def model_workers(self) -> int:
+        """Workers that share one micro-batch."""
+        return self.tensor * self.pipeline
 
 
 class Training(Config):
@@ -212,8 +275,15 @@ class Training(Config):
     schedule: Schedule = Schedule()
     stability: Stability = Stability()
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32; weights stay float32."
+    )
+    fused_loss: bool = Field(
+        False, description="Output layer and cross-entropy in pieces: the logits of a large vocabulary are never held."
+    )
+    compile: bool = Field(False, description="Compile the layers with torch.compile.")
+    activation_checkpointing: bool = Field(
+        False, description="Compute the layers' activations again in the backward pass: less memory, a third more work."
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="The model that is kept is an average of all steps' weights; unset, the last one."
@@ -222,22 +292,58 @@ class Training(Config):
     patience: int | None = Field(
         None, ge=1, description="Evaluations without a better loss after which training ends; unset, it never does."
     )
+    keep_best: bool = Field(False, description="The model that is kept is that of the least validation loss.")
     checkpoint_every_steps: Annotated[int, Inert(), Field(ge=1)] = 100
+    keep_checkpoints: Annotated[int, Inert(), Field(ge=1)] = 2
     log_every_steps: Annotated[int, Inert(), Field(ge=1)] = 1
     resources: Annotated[Resources, Inert()] = Resources()
+    parallel: Annotated[Parallel, Inert()] = Parallel()
 
     @model_validator(mode="after")
     def _evaluates(self) -> Self:
-        if self.patience is not None and self.evaluate_every_steps is None:
-            raise ValueError("`patience` counts evaluations: give `evaluate_every_steps` too")
+        for field in ("patience", "keep_best"):
+            if getattr(self, field) and self.evaluate_every_steps is None:
+                raise ValueError(f"`{field}` looks at evaluations: give `evaluate_every_steps` too")
+        if self.keep_best and self.ema_decay is not None:
+            raise ValueError("`keep_best` and `ema_decay` both say which weights are kept: give one")
         return self
 
     @model_validator(mode="after")
     def _workers_divide(self) -> Self:
-        micro_batches = self.batch.size // self.batch.micro_batch
-        if micro_batches % self.resources.workers:
+        workers, parallel = self.resources.workers, self.parallel
+        if isinstance(workers, Elastic):
+            if not parallel.is_plain or parallel.replicate is not None:
+                raise ValueError("`parallel` divides a fixed number of workers: give resources.workers one number")
+            return self
+        divided = parallel.shard * parallel.model_workers * (parallel.replicate or 1)
+        if workers % divided or (parallel.replicate is not None and workers != divided):
+            raise ValueError(f"parallel needs {divided} workers, resources.workers is {workers}")
+        readers = workers // parallel.model_workers
+        if self.batch.least % readers:
             raise ValueError(
-                f"batch size {self.batch.size} is {micro_batches} micro-batches of {self.batch.micro_batch}, which "
-                f"{self.resources.workers} workers cannot share evenly"
+                f"batch size {self.batch.least * self.batch.micro_batch} is {self.batch.least} micro-batches of "
+                f"{self.batch.micro_batch}, which {readers} workers cannot share evenly"
             )
         return self
+
+    @model_validator(mode="after")
+    def _divided_models(self) -> Self:
+        """Refuses what a divided model cannot do."""
+        parallel, kind = self.parallel, self.optimizer.kind
+        if not parallel.is_plain and kind != "adamw":
+            raise ValueError(f"optimizer {kind} looks at whole matrices: parallel.{_divisions(parallel)} needs adamw")
+        if parallel.model_workers > 1:
+            for field in ("fused_loss", "compile", "activation_checkpointing"):
+                if getattr(self, field):
+                    raise ValueError(f"`{field}` does not go with parallel.{_divisions(parallel)}")
+        if parallel.pipeline > 1 and (parallel.shard > 1 or parallel.tensor > 1):
+            raise ValueError("parallel.pipeline goes with replicate only, not with shard or tensor")
+        if parallel.pipeline > 1 and self.evaluate_every_steps is not None:
+            raise ValueError("`evaluate_every_steps` does not go with parallel.pipeline: it evaluates at the end")
+        if self.precision == "float16" and not parallel.is_plain:
+            raise ValueError("precision float16 goes with whole models only: take bfloat16")
+        return self
+
+
+def _divisions(parallel: Parallel) -> str:
+    return next(name for name in ("pipeline", "tensor", "shard") if getattr(parallel, name) > 1)

@@ -6,7 +6,8 @@ divided into micro-batches and workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,11 +48,11 @@ class Objective(Protocol):
     def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
         """Returns for each figure of a validation its sum over a batch, and what it is a mean over."""
 
-    def state(self) -> dict[str, Any]:
-        """Returns what is remembered, by a key of its own for each micro-batch's place."""
+    def state(self) -> Mapping[str, Sequence[Tensor]]:
+        """Returns what this worker remembers, by a whole number for each micro-batch's place."""
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes over what was remembered."""
+    def load(self, state: dict[str, list[Tensor]]) -> None:
+        """Takes over what all workers remembered."""
 
 
 class Forgetful:
@@ -71,11 +72,11 @@ class Forgetful:
         """Returns the loss."""
         return {"loss": (float(self.loss(model, batch)), float(self.targets(batch)))}  # type: ignore[attr-defined]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, Sequence[Tensor]]:
         """Nothing is remembered."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, list[Tensor]]) -> None:
         """Nothing is remembered."""
 
 
@@ -86,10 +87,36 @@ class TokenLoss:
     Attributes:
         label_smoothing: Share of the probability that is spread over all tokens, in training.
         z_loss: Weight of the squared logarithm of the softmax's sum, in training (Chowdhery et al. 2022, section 5).
+        is_fused: Output layer and cross-entropy are computed together in pieces, in training: the logits, often the
+            largest tensor of all, are never held. Of models with an output layer (a module) only.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    is_fused: bool = False
+
+    def of(self, model: Any, labels: Tensor, inputs: Mapping[str, Any], logits: str = "logits") -> tuple[Tensor, Any]:
+        """Reads inputs and returns the summed loss and all that the model returned.
+
+        Args:
+            model: Of transformers' kind.
+            labels: Ids (...), IGNORE where none is wanted.
+            inputs: Of the model, by name.
+            logits: What the model calls its logits.
+        """
+        if not (self.is_fused and model.training):
+            out = model(**inputs)
+            return self.sum(getattr(out, logits), labels, model.training), out
+        head = model.get_output_embeddings()
+        with _passed_over(head):
+            out = model(**inputs)
+        hidden = getattr(out, logits).flatten(0, -2)
+        bias = head.bias.to(hidden.dtype) if head.bias is not None else None
+        loss = F.linear_cross_entropy(
+            hidden, head.weight.to(hidden.dtype), labels.flatten(), linear_bias=bias, reduction="sum",
+            ignore_index=IGNORE, label_smoothing=self.label_smoothing, options=torch.nn.LinearCrossEntropyOptions(),
+        )  # fmt: skip
+        return loss, out
 
     def sum(self, logits: Tensor, labels: Tensor, training: bool) -> Tensor:
         """Returns the summed loss of logits (..., V) over the labels (...) that are not IGNORE."""
@@ -99,6 +126,16 @@ class TokenLoss:
         if training and self.z_loss:
             loss = loss + self.z_loss * flat[targets != IGNORE].logsumexp(-1).square().sum()
         return loss
+
+
+@contextlib.contextmanager
+def _passed_over(head: torch.nn.Module) -> Iterator[None]:
+    """Lets a layer return what it is given, so that the model returns hidden states for logits."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 PLAIN = TokenLoss()
@@ -142,8 +179,8 @@ class CausalLmObjective(Forgetful):
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
         placed = {"position_ids": batch["positions"]} if "positions" in batch else {}
-        logits = model(input_ids=batch["ids"][:, :-1], use_cache=False, **placed).logits
-        return self.token_loss.sum(logits, batch["labels"], model.training)
+        inputs = {"input_ids": batch["ids"][:, :-1], "use_cache": False, **placed}
+        return self.token_loss.of(model, batch["labels"], inputs)[0]
 
 
 @dataclass(frozen=True)
@@ -155,7 +192,7 @@ class SequenceToSequenceObjective(Forgetful):
     """
 
     pad_id: int
-    label_smoothing: float = 0.0
+    token_loss: TokenLoss = PLAIN
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Returns ``source`` (B, S), ``inputs`` (B, T) and ``targets`` (B, T)."""
@@ -174,8 +211,8 @@ class SequenceToSequenceObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        logits = model(input_ids=batch["source"], decoder_input_ids=batch["inputs"]).logits
-        return TokenLoss(self.label_smoothing).sum(logits, batch["targets"], model.training)
+        inputs = {"input_ids": batch["source"], "decoder_input_ids": batch["inputs"]}
+        return self.token_loss.of(model, batch["targets"], inputs)[0]
 
 
 @dataclass(frozen=True)
@@ -199,8 +236,7 @@ class PromptedLmObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy; padding stands behind all that is read, so it needs no mask."""
-        logits = model(input_ids=batch["ids"], use_cache=False).logits
-        return self.token_loss.sum(logits, batch["labels"], model.training)
+        return self.token_loss.of(model, batch["labels"], {"input_ids": batch["ids"], "use_cache": False})[0]
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,14 @@ def _adamw(groups: Groups, config: AdamW | Muon) -> torch.optim.AdamW:
 
 
 def _decayed(named: Iterable[tuple[str, Tensor]], weight_decay: float) -> Groups:
-    named = list(named)
-    matrices = [parameter for _, parameter in named if parameter.dim() >= 2]
-    vectors = [parameter for _, parameter in named if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    """Returns parameters in groups: matrices decay, vectors do not; those divided in other ways stand apart."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for _, parameter in named:
+        is_matrix = parameter.dim() >= 2
+        key = (is_matrix, getattr(parameter, "device_mesh", None))
+        group = groups.setdefault(key, {"params": [], "weight_decay": weight_decay if is_matrix else 0.0})
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def _embeddings(model: torch.nn.Module) -> Iterable[Tensor]:

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """A worker's rank among ``world``; collective calls do nothing when it is alone."""
+    """A worker's rank among ``world``; collective calls do nothing when it is alone.
+
+    Attributes:
+        group: torch's process group; None for that of all workers.
+    """
 
     rank: int = 0
     world: int = 1
+    group: Any = None
 
     @classmethod
     def current(cls) -> Peers:
-        """Returns the place in torch's process group, if one was started."""
+        """Returns the place among all workers, if torch's process group was started."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+
+    @classmethod
+    def of(cls, group: Any) -> Peers:
+        """Returns the place in a process group."""
+        return cls(dist.get_rank(group), dist.get_world_size(group), group)
+
+    def apart(self) -> Peers:
+        """Returns all workers in a new group whose calls do not mix with others, on the CPU; a collective call.
+
+        Messages of a background thread in the training's own group would meet those of training itself.
+        """
+        return Peers.of(dist.new_group(backend="gloo")) if self.world > 1 else self
 
     def sum(self, *values: float) -> list[float]:
         """Returns the sums of the values over all workers."""
         if self.world == 1:
             return list(values)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=self.group)
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
@@ -35,16 +54,16 @@ class Peers:
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
-    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Adds up the gradients of all workers in place, in one message."""
+    def sum_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Adds up tensors of all workers in place, in one message."""
         if self.world == 1:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, summed in zip(gradients, parts, strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        tensors = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat, group=self.group)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, summed in zip(tensors, parts, strict=True):
+            tensor.copy_(summed.view_as(tensor))

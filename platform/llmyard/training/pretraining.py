@@ -45,8 +45,7 @@ class MaskedLmObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed loss of tokens and pairs."""
-        out = self._read(model, batch)
-        loss = self.token_loss.sum(out.prediction_logits, batch["labels"], model.training)
+        loss, out = self.token_loss.of(model, batch["labels"], _inputs(batch), "prediction_logits")
         if "follows" in batch:
             pairs = F.cross_entropy(out.seq_relationship_logits.float(), batch["follows"], reduction="sum")
             loss = loss + self.pair_weight * pairs
@@ -54,7 +53,7 @@ class MaskedLmObjective(Forgetful):
 
     def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
         """Returns the loss, that of the hidden tokens alone, and the shares of tokens and pairs that are right."""
-        out = self._read(model, batch)
+        out = model(**_inputs(batch))
         hidden = batch["labels"] != IGNORE
         count = float(hidden.sum())
         tokens = float(PLAIN.sum(out.prediction_logits, batch["labels"], training=False))
@@ -69,8 +68,9 @@ class MaskedLmObjective(Forgetful):
             found["pair_accuracy"] = (agreed, float(len(logits)))
         return {"loss": (whole, count), **found}
 
-    def _read(self, model: Any, batch: Batch) -> Any:
-        return model(input_ids=batch["ids"], attention_mask=batch["mask"], token_type_ids=batch["kinds"])
+
+def _inputs(batch: Batch) -> Batch:
+    return {"input_ids": batch["ids"], "attention_mask": batch["mask"], "token_type_ids": batch["kinds"]}
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,8 @@ class RestoringObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        logits = model(
-            input_ids=batch["source"], attention_mask=batch["mask"], decoder_input_ids=batch["inputs"]
-        ).logits
-        return self.token_loss.sum(logits, batch["targets"], model.training)
+        inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "decoder_input_ids": batch["inputs"]}
+        return self.token_loss.of(model, batch["targets"], inputs)[0]
 
 
 class RecurrentLmObjective:
@@ -157,10 +155,10 @@ class RecurrentLmObjective:
         """Returns the loss."""
         return {"loss": (float(self.loss(model, batch)), float(self.targets(batch)))}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, list[Tensor]]:
         """Returns this worker's memories by the first lane of their micro-batch."""
         return {key: [memory.cpu() for memory in self._memories[key]] for key in sorted(self._own)}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, list[Tensor]]) -> None:
         """Takes over memories."""
         self._memories, self._own = dict(state), set()

@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
-from llmyard.training.config import Schedule
+from llmyard.training.config import Batch, Schedule
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How many micro-batches the steps have: always the same, or more and more (a ramp)."""
+
+    batch: Batch
+
+    def count(self, step: int) -> int:
+        """Returns the micro-batches of the optimizer step number ``step`` (from 0)."""
+        full, ramp = self.batch.size // self.batch.micro_batch, self.batch.ramp
+        if ramp is None or step >= ramp.steps:
+            return full
+        levels = self.batch.size // ramp.start
+        return self.batch.least * (1 + step * (levels - 1) // ramp.steps)
+
+    def before(self, step: int) -> int:
+        """Returns the micro-batches of all steps before ``step``."""
+        ramp_steps = len(self._grown) - 1
+        if step <= ramp_steps:
+            return self._grown[step]
+        return self._grown[-1] + (step - ramp_steps) * (self.batch.size // self.batch.micro_batch)
+
+    @cached_property
+    def _grown(self) -> list[int]:
+        sums = [0]
+        for step in range(self.batch.ramp.steps if self.batch.ramp is not None else 0):
+            sums.append(sums[-1] + self.count(step))
+        return sums
 
 
 def learning_rate(step: int, peak: float, schedule: Schedule, steps: int) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from llmyard.tokens.mixture import Draws, Phase
 from llmyard.tokens.order import Order
 from llmyard.tokens.views import View
-from llmyard.training import config
 from llmyard.training.objectives import Batch, Objective
 from llmyard.training.peers import Peers
 
@@ -61,42 +62,53 @@ class Streams:
         shares = {f"{number:04d}": weight for number, weight in enumerate(weights)}
         self._draws = Draws([Phase(None, shares)], seed) if len(self.streams) > 1 else None
 
-    def micro_batches(self, step: int, batch: config.Batch, peers: Peers) -> list[MicroBatch]:
+    def micro_batches(self, first: int, count: int, size: int, peers: Peers) -> list[MicroBatch]:
         """Returns a worker's micro-batches of a step: every ``world``-th.
 
         Within a global batch of one stream the samples are sorted by length before they are divided: less padding, the
         same for any number of workers, and the mean over the global batch is untouched.
+
+        Args:
+            first: Number of the step's first micro-batch among all of the run.
+            count: Micro-batches of the step.
+            size: Samples of a micro-batch.
+            peers: Who divides them.
         """
-        count = batch.size // batch.micro_batch
         mine = range(peers.rank, count, peers.world)
         if self._draws is None:
             (stream,) = self.streams
-            places = [stream.order[sample] for sample in range(step * batch.size, (step + 1) * batch.size)]
+            places = [stream.order[sample] for sample in range(first * size, (first + count) * size)]
             places.sort(key=lambda place: stream.view.length(place.shard, place.row))
-            size = batch.micro_batch
             return [
-                MicroBatch(step * count + at, stream.objective, stream.batch(places[at * size : (at + 1) * size]))
+                MicroBatch(first + at, stream.objective, stream.batch(places[at * size : (at + 1) * size]))
                 for at in mine
             ]
         made = []
         for at in mine:
-            number, size = step * count + at, batch.micro_batch
+            number = first + at
             turn, index = self._draws[number]
             stream = self.streams[turn]
             places = [stream.order[sample] for sample in range(index * size, (index + 1) * size)]
             made.append(MicroBatch(number, stream.objective, stream.batch(places)))
         return made
 
-    def state(self, peers: Peers) -> list[dict[str, Any]]:
-        """Returns what the objectives of all workers remember; a collective call."""
-        merged: list[dict[str, Any]] = []
-        for stream in self.streams:
-            own = stream.objective.state()
-            everyone = peers.gather(own) if stream.objective.remembers else [own]
-            merged.append({key: value for each in everyone for key, value in each.items()})
-        return merged
+    def state(self) -> dict[str, Tensor]:
+        """Returns what the objectives of this worker remember, by names that no other worker has."""
+        return {
+            f"{number}/{key}/{place}": tensor
+            for number, stream in enumerate(self.streams)
+            for key, tensors in stream.objective.state().items()
+            for place, tensor in enumerate(tensors)
+        }
 
-    def load(self, state: Sequence[dict[str, Any]]) -> None:
-        """Takes over what was remembered."""
-        for stream, remembered in zip(self.streams, state, strict=True):
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what all workers remembered."""
+        for number, stream in enumerate(self.streams):
+            if not stream.objective.remembers:
+                continue
+            remembered: dict[str, list[Tensor]] = {}
+            for name in sorted(state, key=lambda name: [int(part) for part in name.split("/")]):
+                at, key, _ = name.split("/")
+                if int(at) == number:
+                    remembered.setdefault(key, []).append(state[name])
             stream.objective.load(remembered)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from llmyard.tokens.order import DataOrder
 from llmyard.tokens.shards import ShardSet, ShardWriter, token_dtype
 from llmyard.tokens.tokenizer import Tokenizer
 from llmyard.training.config import objectives_of
-from llmyard.training.loop import Hooks, train, validate
-from llmyard.training.peers import Peers
+from llmyard.training.layout import Layout
+from llmyard.training.loop import Hooks, train
+from llmyard.training.progress import Remembered
 from llmyard.training.streams import Streams
+from llmyard.training.validation import validate
 
 WORLD = SmallWorld("dev", seed=7)
 TEXTS = [WORLD.document(index).text for index in range(160)]
@@ -89,14 +90,14 @@ class Training:
         self.states: dict[int, Any] = {}
         hooks = Hooks(
             lambda step, metrics: self.losses.update({step: metrics["loss"]}),
-            lambda step, state: self.states.update({step: copy.deepcopy(state)}),
+            lambda step, tensors, facts, best: self.states.update({step: Remembered(step, tensors, facts)}),
         )
-        train(self.model, Streams(made, weights, 5), self.config, Peers(), hooks, start)
+        train(Layout(self.model), Streams(made, weights, 5), self.config, hooks, start)
 
     def validated(self, folder: Path) -> dict[str, float]:
         objective = objectives_of(self.config.objective)[0]
         stream = pretraining(self.config, objective, ShardSet(folder, "validation"), TOKENIZER)
-        return validate(self.model, stream, self.config, Peers(), 64)
+        return validate(Layout(self.model), stream, self.config, 64)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -104,7 +105,7 @@ def test_it_learns_and_a_resumed_run_has_the_same_weights(folder: Path, name: st
     whole = Training(name, folder, 24)
     assert sum(list(whole.losses.values())[-4:]) < 0.97 * sum(list(whole.losses.values())[:4])
     torch.rand(3)
-    rest = Training(name, folder, 24, (12, whole.states[12]))
+    rest = Training(name, folder, 24, whole.states[12])
     for left, right in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
         assert torch.equal(left, right)
     assert rest.losses == {step: loss for step, loss in whole.losses.items() if step > 12}
@@ -119,9 +120,10 @@ def test_it_learns_and_a_resumed_run_has_the_same_weights(folder: Path, name: st
 def test_a_forgotten_memory_is_noticed(folder: Path) -> None:
     """The control of the test above: without its memories a Transformer-XL does not go on as it was."""
     whole = Training("transformer_xl", folder, 6)
-    state = copy.deepcopy(whole.states[3])
-    state["streams"] = [{}]
-    rest = Training("transformer_xl", folder, 6, (3, state))
+    state = whole.states[3]
+    for name in [name for name in state.tensors if name.startswith("memory/")]:
+        del state.tensors[name]
+    rest = Training("transformer_xl", folder, 6, state)
     assert rest.losses[4] != whole.losses[4]
 
 

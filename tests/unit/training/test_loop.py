@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -20,13 +19,16 @@ from llmyard.models.families import build
 from llmyard.tokens.order import DataOrder
 from llmyard.tokens.shards import ShardSet, ShardWriter
 from llmyard.tokens.views import ExampleView, PackedView
-from llmyard.training import loop
+from llmyard.training import progress
 from llmyard.training.config import Training
-from llmyard.training.loop import Hooks, train, validate
+from llmyard.training.layout import Layout
+from llmyard.training.loop import Hooks, train
 from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective
 from llmyard.training.peers import Peers
+from llmyard.training.progress import Remembered
 from llmyard.training.stability import Decision
 from llmyard.training.streams import Stream, Streams
+from llmyard.training.validation import validate
 
 VOCAB, LENGTH = 40, 12
 
@@ -81,21 +83,19 @@ class Run:
 
     def __init__(self, folder: Path, config: Training, dropout: float = 0.0, start: Any = None) -> None:
         self.losses: dict[int, float] = {}
-        self.states: dict[int, Any] = {}
+        self.states: dict[int, Remembered] = {}
         self.model = model_of(dropout)
         view = PackedView(ShardSet(folder, "train"), LENGTH)
         streams = streams_of(CausalLmObjective(), view, config)
-        self.metrics = train(self.model, streams, config, Peers(), Hooks(self._log, self._save), start)
+        metrics = train(Layout(self.model), streams, config, Hooks(self._log, self._save), start)
+        assert metrics is not None
+        self.metrics = metrics
 
     def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.losses[step] = metrics["loss"]
 
-    def _save(self, step: int, state: dict[str, Any]) -> None:
-        import io
-
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.states[step] = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    def _save(self, step: int, tensors: Any, facts: Any, is_best: bool) -> None:
+        self.states[step] = Remembered(step, tensors, facts)
 
     def equals(self, other: Run) -> bool:
         pairs = zip(self.model.parameters(), other.model.parameters(), strict=True)
@@ -120,9 +120,9 @@ def test_the_first_loss_is_the_mean_over_all_targets_when_lengths_differ(folder:
         shape = EncoderDecoder(encoder_layers=1, decoder_layers=1, hidden_size=16, heads=2, feed_forward_size=16)
         model = build(shape, vocab_size=VOCAB, pad_id=0, end_id=1, max_tokens=0)
         seen: dict[int, float] = {}
-        hooks = Hooks(lambda step, metrics, seen=seen: seen.update({step: metrics["loss"]}), lambda step, state: None)
+        hooks = Hooks(lambda step, metrics, seen=seen: seen.update({step: metrics["loss"]}), lambda *_: None)
         config = config_of(steps=3, batch={"size": 8, "micro_batch": micro})
-        train(model, streams_of(objective, view, config), config, Peers(), hooks)
+        train(Layout(model), streams_of(objective, view, config), config, hooks)
         losses[micro] = seen
     for micro in (1, 2):
         assert list(losses[micro].values()) == pytest.approx(list(losses[8].values()), abs=1e-5)
@@ -132,16 +132,16 @@ def test_the_first_loss_is_the_mean_over_all_targets_when_lengths_differ(folder:
 def test_a_resumed_run_has_the_weights_of_the_uninterrupted_one_bit_by_bit(folder: Path, step: int) -> None:
     whole = Run(folder, config_of(), dropout=0.3)
     torch.rand(17)  # whatever else drew random numbers in between
-    rest = Run(folder, config_of(), dropout=0.3, start=(step, whole.states[step]))
+    rest = Run(folder, config_of(), dropout=0.3, start=whole.states[step])
     assert rest.equals(whole)
     assert rest.losses == {at: loss for at, loss in whole.losses.items() if at > step}
     assert rest.metrics["loss"] == whole.metrics["loss"]
 
 
 def test_without_a_seed_a_micro_batch_a_resumed_run_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.torch, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(progress.torch, "manual_seed", lambda seed: None)
     whole = Run(folder, config_of(), dropout=0.3)
-    rest = Run(folder, config_of(), dropout=0.3, start=(4, whole.states[4]))
+    rest = Run(folder, config_of(), dropout=0.3, start=whole.states[4])
     assert not rest.equals(whole)
 
 
@@ -160,7 +160,7 @@ def test_training_lowers_the_loss_and_validation_agrees_with_a_loop(folder: Path
         for row in range(view.rows[0]):
             batch = objective.collate([view(0, row)])
             total, targets = total + float(objective.loss(run.model, batch)), targets + objective.targets(batch)
-    found = validate(run.model, held_out(view), config_of(), Peers(), 512)
+    found = validate(Layout(run.model), held_out(view), config_of(), 512)
     assert found == {"loss": pytest.approx(total / targets, abs=1e-5)}
 
 
@@ -182,12 +182,12 @@ def broken_run(folder: Path, broken: set[int], **fields: Any) -> tuple[Breaks, d
     view, objective, saved, events = PackedView(ShardSet(folder, "train"), LENGTH), Breaks(broken), {}, []
     config = config_of(**fields)
     hooks = Hooks(
-        lambda step, metrics: None, lambda step, state: saved.update({step: copy.deepcopy(state)}),
+        lambda step, metrics: None, lambda step, tensors, facts, best: saved.update({step: Remembered(step, tensors, facts)}),
         event=lambda step, verdict: events.append((step, verdict.decision)),
-        latest=lambda: max(saved.items(), key=lambda each: each[0]) if saved else None,
+        saved=lambda best: saved[max(saved)] if saved else None,
     )  # fmt: skip
     model = model_of()
-    train(model, streams_of(objective, view, config), config, Peers(), hooks)
+    train(Layout(model), streams_of(objective, view, config), config, hooks)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     return objective, saved, events, model
 
@@ -209,7 +209,8 @@ def test_many_in_a_row_go_back_to_the_checkpoint_and_read_on_behind_them(folder:
     undisturbed = Breaks(set())
     view = PackedView(ShardSet(folder, "train"), LENGTH)
     config = config_of(steps=11)
-    train(model_of(), streams_of(undisturbed, view, config), config, Peers(), Hooks(lambda *_: None, lambda *_: None))
+    hooks = Hooks(lambda *_: None, lambda *_: None)
+    train(Layout(model_of()), streams_of(undisturbed, view, config), config, hooks)
     assert objective.calls == undisturbed.calls
 
 
@@ -229,10 +230,10 @@ def test_averaged_weights_are_those_of_the_formula_and_survive_a_resume(folder: 
     names = [name for name, _ in model_of().named_parameters()]
     for step in range(1, 9):
         for number, name in enumerate(names):
-            average[number] = 0.9 * average[number] + 0.1 * whole.states[step]["model"][name]
+            average[number] = 0.9 * average[number] + 0.1 * whole.states[step].tensors[f"model/{name}"]
     for found, wanted in zip(whole.model.parameters(), average, strict=True):
         torch.testing.assert_close(found.detach(), wanted, rtol=1e-5, atol=1e-6)
-    rest = Run(folder, config_of(ema_decay=0.9), start=(4, whole.states[4]))
+    rest = Run(folder, config_of(ema_decay=0.9), start=whole.states[4])
     assert rest.equals(whole)
 
 
@@ -241,10 +242,11 @@ def test_training_ends_when_the_validation_loss_has_stopped_falling(folder: Path
     saved: list[int] = []
     view, config = PackedView(ShardSet(folder, "train"), LENGTH), config_of(evaluate_every_steps=1, patience=2)
     hooks = Hooks(
-        lambda *_: None, lambda step, state: saved.append(step),
+        lambda *_: None, lambda step, *_: saved.append(step),
         evaluate=lambda step: {"validation_loss": next(losses)},
     )  # fmt: skip
-    metrics = train(model_of(), streams_of(CausalLmObjective(), view, config), config, Peers(), hooks)
+    metrics = train(Layout(model_of()), streams_of(CausalLmObjective(), view, config), config, hooks)
+    assert metrics is not None
     assert saved == [4]
     assert metrics["validation_loss"] == 2.2
 
@@ -258,13 +260,14 @@ rank, world = int(sys.argv[2]), 2
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
 losses = {}
-hooks = t.Hooks(lambda step, metrics: losses.update({step: metrics["loss"]}), lambda step, state: None)
+hooks = t.Hooks(lambda step, metrics: losses.update({step: metrics["loss"]}), lambda *_: None)
 model = t.model_of(0.2)
 view = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "train"), t.LENGTH)
 config = t.config_of(resources={"workers": 2}, steps=4)
-t.train(model, t.streams_of(t.CausalLmObjective(), view, config), config, t.Peers.current(), hooks)
+layout = t.Layout(model, t.Peers.current())
+t.train(layout, t.streams_of(t.CausalLmObjective(), view, config), config, hooks)
 validation = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "validation"), t.LENGTH)
-held = t.validate(model, t.held_out(validation), config, t.Peers.current(), 512)["loss"]
+held = t.validate(layout, t.held_out(validation), config, 512)["loss"]
 norm = float(sum(parameter.double().abs().sum() for parameter in model.parameters()))
 print("RESULT" + json.dumps({"losses": losses, "held": held, "norm": norm}))
 dist.destroy_process_group()
@@ -286,5 +289,5 @@ def test_two_workers_have_the_losses_of_one(folder: Path, tmp_path: Path) -> Non
     assert second["losses"] == {}  # only rank 0 logs
     assert first["norm"] == second["norm"]
     view = PackedView(ShardSet(folder, "validation"), LENGTH)
-    held = validate(alone.model, held_out(view), config_of(), Peers(), 512)["loss"]
+    held = validate(Layout(alone.model), held_out(view), config_of(), 512)["loss"]
     assert first["held"] == second["held"] == pytest.approx(held, abs=1e-5)
