@@ -15,10 +15,8 @@ import contextlib
 import json
 import os
 import random
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,57 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from _commands import Command, alive, title
 from _prepared import PHASES, STEPS, Harvest, Sight, harvest, look, write_job
 
 ROLES = ("driver", "worker", "node")
 WORKERS = max(2, os.cpu_count() or 2)  # as runtime/session.py reckons
-MARKER = "LLMYARD_CHAOS"
 PATIENCE = 400.0  # seconds after which a command counts as hanging
+BUSY = "ray::Map("  # a worker in the middle of a task
 GRACE = 90.0  # Ray's agents look for their dead GCS for a minute before they end
 FAULTS = (
     "lost", "duplicated", "mismatched", "orphans", "left_files", "left_folders", "extra_versions", "redone", "unclear",
     "hanging",
 )  # fmt: skip
-_SESSION = re.compile(r"/tmp/ly-\w+")
-
-
-class Command:
-    """One `llmyard run`, and the processes below it."""
-
-    def __init__(self, job: Path, storage: Path, log: Path, marker: str, seen: dict[int, float]) -> None:
-        self._log, self._seen, self._at = log, seen, 0.0
-        self.family: list[psutil.Process] = []
-        self.session: Path | None = None
-        command = [str(Path(sys.executable).with_name("llmyard")), "run", str(job), "--storage", str(storage)]
-        with open(log, "wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {MARKER: marker})
-
-    def refresh(self, every: float = 0.5) -> None:
-        """Notes all processes below, not more often than `every` seconds."""
-        if time.monotonic() - self._at > every:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self.family = psutil.Process(self.process.pid).children(recursive=True)
-                self._seen.update({each.pid: each.create_time() for each in self.family})
-            node = self.victim("node")
-            if node is not None and (found := _SESSION.search(_title(node))):
-                self.session = Path(found[0])
-            self._at = time.monotonic()
-
-    def busy(self) -> list[psutil.Process]:
-        """Returns the workers that are in the middle of a task."""
-        return [each for each in self.family if _title(each).startswith("ray::Map(")]
-
-    def victim(self, role: str) -> psutil.Process | None:
-        """Returns the process to kill; None if there is none at the moment."""
-        if role == "driver":
-            return psutil.Process(self.process.pid)
-        if role == "worker":
-            return next(iter(self.busy()), None)
-        return next((each for each in self.family if _title(each).partition(" ")[0].endswith("/raylet")), None)
-
-    def output(self) -> str:
-        """Returns what it printed."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass
@@ -177,13 +136,13 @@ class Campaign:
             return
         time.sleep({"clean": 0.3, "encode": 0.3, "tokenizer": 0.5}.get(phase, 0.0) * self.random.random())
         give_up = time.monotonic() + 5.0
-        while (victim := command.victim(role)) is None:
+        while (victim := command.victim(role, BUSY)) is None:
             if time.monotonic() > give_up or look(storage).moment[0] > target[0]:
-                role, victim = "driver", command.victim("driver")
+                role, victim = "driver", command.victim("driver", BUSY)
                 break
             command.refresh(0.05)
         assert victim is not None
-        busy = len(command.busy())
+        busy = len(command.running(BUSY))
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
         at = time.monotonic()
@@ -250,20 +209,9 @@ class Campaign:
         if different or found.leftovers:
             print(f"different: {different[:5]}; left: {found.leftovers[:5]}", file=sys.stderr)
 
-    def _alive(self) -> list[psutil.Process]:
-        """Returns the processes of this campaign that still run."""
-        alive = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                known = abs(self._seen.get(process.pid, 0.0) - process.create_time()) < 1.0
-                ours = known or process.environ().get(MARKER) == self._marker
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(process)
-        return alive
-
     def _figures(self, seconds: float) -> dict[str, Any]:
         give_up = time.monotonic() + GRACE
-        while (left := self._alive()) and time.monotonic() < give_up:
+        while (left := alive(self._marker, self._seen)) and time.monotonic() < give_up:
             time.sleep(1.0)
         for folder in {hit.command.session for hit in self.hits} - {None}:
             # What the next command sweeps is no leak; it knows a folder of ours by the owner's name in it.
@@ -283,20 +231,13 @@ class Campaign:
             "by_role": {role: sum(hit.role == role for hit in self.hits) for role in ROLES},
             "outcomes": dict(Counter(f"{hit.role}: {hit.outcome}" for hit in self.hits)),
             "messages": sorted(set(self.messages)),
-            "left_processes": [_title(each)[:80] for each in left],
+            "left_processes": [title(each)[:80] for each in left],
         }
 
     def _end_all(self) -> None:
-        for process in self._alive():
+        for process in alive(self._marker, self._seen):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def main(count: int = 10, seed: int = 7, as_json: bool = False) -> dict[str, Any]:

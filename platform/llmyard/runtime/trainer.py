@@ -26,9 +26,7 @@ class Board:
     @classmethod
     def start(cls) -> Board:
         """Returns a new board."""
-        import ray
-
-        return cls(ray.remote(_Board).options(num_cpus=0).remote())
+        return cls(_here(_Board))
 
     def post(self, **values: float) -> None:
         """Replaces what the board shows; does not wait."""
@@ -56,11 +54,19 @@ class _Board:
 
 
 class _Verdict:
-    """Where workers and driver leave word: an error that no restart would mend, and that the run is to stop."""
+    """Where workers and driver leave word: an error that no restart would mend, that the run is to stop, and what
+    resources the workers hold."""
 
     def __init__(self) -> None:
         self._error: LlmyardError | None = None
         self._stops = False
+        self._held: Any = None
+
+    def hold(self, placement_group: Any) -> None:
+        self._held = placement_group
+
+    def held(self) -> Any:
+        return self._held
 
     def leave(self, error: LlmyardError) -> None:
         self._error = self._error or error
@@ -126,6 +132,7 @@ def _guarded(config: dict[str, Any]) -> None:
     verdict = config["verdict"]
     if ray.get(verdict.read.remote()) is not None or ray.get(verdict.stops.remote()):
         return
+    verdict.hold.remote(ray.util.get_current_placement_group())
     try:
         config["work"]({**config, "asked": _Asked(verdict)})
     except LlmyardError as error:
@@ -183,7 +190,7 @@ def run_workers(
     )
     # In the session's folder, which is swept when its owner was killed.
     with tempfile.TemporaryDirectory(prefix="train-", dir=session_folder()) as folder:
-        verdict = ray.remote(_Verdict).options(num_cpus=0).remote()
+        verdict = _here(_Verdict)
         trainer = TorchTrainer(
             _guarded,
             train_loop_config={"argument": argument, "work": work, "verdict": verdict},
@@ -199,22 +206,21 @@ def run_workers(
                 name=name, storage_path=folder, failure_config=FailureConfig(max_failures=resources.max_failures)
             ),
         )
-        finished: Future[None] = Future()
-        # Not in the main thread: there Ray would take Ctrl-C for itself, for the rest of the process's life.
-        threading.Thread(target=_fit, args=(trainer, finished), name="ray-train", daemon=True).start()
-        try:
-            while not _is_done(finished, 0.5):
-                watch()
-        except KeyboardInterrupt:
-            _stop(verdict, finished)
-            raise
-        watch()
-        error = finished.exception()
-        final = None if is_lost() else ray.get(verdict.read.remote(), timeout=30)
-        if final is not None:
-            raise final
-        if error is None:
-            return
+        for controllers_left in range(resources.max_failures, -1, -1):
+            error = _fitted(trainer, verdict, watch)
+            final = None if is_lost() else ray.get(verdict.read.remote(), timeout=30)
+            if final is not None:
+                raise final
+            if error is None:
+                return
+            # Ray starts lost workers again, but not its own controller, which was an actor of the cluster too.
+            if not isinstance(error, ray.exceptions.RayActorError) or is_lost() or not controllers_left:
+                break
+            # Nor does it give back what the old workers held, where there is no dashboard that it could ask.
+            held = ray.get(verdict.held.remote(), timeout=30)
+            if held is not None:
+                ray.util.remove_placement_group(held)
+        assert error is not None
         cause = cause_of(error)
         if cause is not None:
             raise cause from None
@@ -222,6 +228,30 @@ def run_workers(
             f"the workers failed more than {resources.max_failures} times; the last: {_last_line(error)}",
             "see the traceback with --debug; raise resources.max_failures if machines come and go",
         ) from error
+
+
+def _fitted(trainer: Any, verdict: Any, watch: Callable[[], None]) -> BaseException | None:
+    """Trains once, with the workers that Ray starts again; returns what it ended with."""
+    finished: Future[None] = Future()
+    # Not in the main thread: there Ray would take Ctrl-C for itself, for the rest of the process's life.
+    threading.Thread(target=_fit, args=(trainer, finished), name="ray-train", daemon=True).start()
+    try:
+        while not _is_done(finished, 0.5):
+            watch()
+    except KeyboardInterrupt:
+        _stop(verdict, finished)
+        raise
+    watch()
+    return finished.exception()
+
+
+def _here(kind: type) -> Any:
+    """Returns an actor on the driver's own node: it goes when the driver goes, and not when a node of workers does."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _stop(verdict: Any, finished: Future[None]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from llmyard.core.config import Config, SourcePath, absolute
 
@@ -66,9 +66,23 @@ class Files(Config):
         "file", description="text: one document a file, or paragraphs gathered up to `document_characters`."
     )
     document_characters: int = Field(2000, ge=1, le=1_000_000)
+    part: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
+        (0.0, 1.0), description="text, a document a file: from where to where, as shares of the file's characters."
+    )
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="Where all its documents go; unset, a hash of the text decides."
+    )
     share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
     max_bytes: int | None = Field(None, ge=1, description="Stop taking files or parts of files after so many bytes.")
     weight: float = Field(1.0, gt=0, description=_WEIGHT)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.part[0] >= self.part[1]:
+            raise ValueError(f"part {self.part} is empty: its first number must be the smaller one")
+        if self.part != (0.0, 1.0) and (self.format, self.document) != ("text", "file"):
+            raise ValueError("`part` cuts plain text, a document a file: set format: text and document: file")
+        return self
 
 
 def _absolute_folder(dataset: str) -> str:

@@ -50,9 +50,13 @@ class Prepare(Stage, Cleaning):
     @model_validator(mode="after")
     def _one_weight_a_name(self) -> Self:
         weights: dict[str, float] = {}
+        splits: dict[str, str | None] = {}
         for source in self.sources:
             if weights.setdefault(source.name, source.weight) != source.weight:
                 raise ValueError(f"sources named {source.name!r} have different weights: give each a `name` of its own")
+            split = getattr(source, "split", None)
+            if splits.setdefault(source.name, split) != split:
+                raise ValueError(f"sources named {source.name!r} go to different splits: give each a `name` of its own")
         return self
 
 
@@ -92,8 +96,8 @@ class Pretrain(Stage, Training):
                     raise ValueError(f"family {self.model.family} does not learn by {each.kind}, but by {fit}")
         if self.objective.kind != "causal_lm" and (self.packing != "concatenate" or self.document_boundaries):
             raise ValueError(f"`packing` and `document_boundaries` are causal_lm's, not {self.objective.kind}'s")
-        if self.fused_loss and self.z_loss:
-            raise ValueError("`z_loss` needs the logits that `fused_loss` never holds: give one of them")
+        if self.fused_loss and (self.z_loss or self.label_smoothing):
+            raise ValueError("`z_loss` and `label_smoothing` need the logits that `fused_loss` never holds")
         if self.parallel.pipeline > 1 and (self.objective.kind != "causal_lm" or self.document_boundaries):
             raise ValueError("parallel.pipeline trains causal_lm without document_boundaries")
         if self.objective.kind == "recurrent_lm" and self.mixture is not None:

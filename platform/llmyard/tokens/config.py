@@ -46,6 +46,15 @@ class WordPieceTokenizer(Config):
     coverage: float = Field(0.9995, gt=0, le=1, description=_COVERAGE)
 
 
+class CharacterTokenizer(Config):
+    """A tokenizer of single characters, those of a sample; others are lost as unknown."""
+
+    kind: Literal["character"] = "character"
+    vocab_size: int = Field(20_000, ge=16, le=262_144, description="At most; there are no more than characters.")
+    sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
+    coverage: float = Field(1.0, gt=0, le=1, description=_COVERAGE)
+
+
 class ExtendedTokenizer(Config):
     """A given tokenizer with more tokens, learned from the corpus; what it had keeps its ids."""
 
@@ -58,7 +67,7 @@ class ExtendedTokenizer(Config):
     sample_documents: int = Field(20_000, ge=1, description=_SAMPLE)
 
 
-TrainedTokenizer = BpeTokenizer | UnigramTokenizer | WordPieceTokenizer
+TrainedTokenizer = BpeTokenizer | UnigramTokenizer | WordPieceTokenizer | CharacterTokenizer
 LearnedTokenizer = TrainedTokenizer | ExtendedTokenizer
 
 
@@ -74,6 +83,7 @@ TokenizerChoice = Annotated[
     Annotated[BpeTokenizer, Tag("bpe")]
     | Annotated[UnigramTokenizer, Tag("unigram")]
     | Annotated[WordPieceTokenizer, Tag("wordpiece")]
+    | Annotated[CharacterTokenizer, Tag("character")]
     | Annotated[ExtendedTokenizer, Tag("extension")]
     | Annotated[str, Tag("name")],
     Discriminator(kind),

@@ -11,7 +11,13 @@ from tokenizers import Tokenizer as Backend
 from llmyard.core.errors import DataError, RequestError
 from llmyard.tokens.bpe import LETTER, SPACE, byte_characters, character_classes
 from llmyard.tokens.characters import covered, words_of
-from llmyard.tokens.config import BpeTokenizer, TrainedTokenizer, UnigramTokenizer, WordPieceTokenizer
+from llmyard.tokens.config import (
+    BpeTokenizer,
+    CharacterTokenizer,
+    TrainedTokenizer,
+    UnigramTokenizer,
+    WordPieceTokenizer,
+)
 from llmyard.tokens.counts import Counts
 from llmyard.tokens.merging import Merges, Symbols, learn_merges
 from llmyard.tokens.tokenizer import BYTES, CONTROL, UNKNOWN, Tokenizer, byte_words, plain_words
@@ -34,6 +40,8 @@ def train(counts: Counts, config: TrainedTokenizer) -> Tokenizer:
             return train_unigram(counts, config)
         case WordPieceTokenizer():
             return train_wordpiece(counts, config)
+        case CharacterTokenizer():
+            return train_characters(counts, config)
         case _:
             return train_bpe(counts, config)
 
@@ -124,6 +132,25 @@ def train_wordpiece(counts: Counts, config: WordPieceTokenizer) -> Tokenizer:
         reserved=len(given), prefix=len(CONTINUED),
     )  # fmt: skip
     return wordpiece([token.decode() for token in learned.tokens])
+
+
+def train_characters(counts: Counts, config: CharacterTokenizer) -> Tokenizer:
+    """Returns the tokenizer whose tokens are the characters of the words.
+
+    Raises:
+        RequestError: The vocabulary has no room for them.
+    """
+    words = words_of(counts)
+    words = words.without(words.points == ord(UNKNOWN))
+    common = covered(words, config.coverage)
+    given = [*CONTROL, UNKNOWN]
+    _room(config.vocab_size, len(given), len(common), config.coverage)
+    tokens = [*given, *map(chr, common.tolist())]
+    # A byte-pair encoding without pairs: characters stay apart.
+    backend = Backend(models.BPE(dict(zip(tokens, range(len(tokens)), strict=True)), [], unk_token=UNKNOWN))
+    backend.pre_tokenizer = plain_words(True)
+    backend.decoder = decoders.Fuse()
+    return with_controls(backend)
 
 
 def wordpiece(tokens: Sequence[str]) -> Tokenizer:

@@ -88,7 +88,7 @@ class TokenLoss:
         label_smoothing: Share of the probability that is spread over all tokens, in training.
         z_loss: Weight of the squared logarithm of the softmax's sum, in training (Chowdhery et al. 2022, section 5).
         is_fused: Output layer and cross-entropy are computed together in pieces, in training: the logits, often the
-            largest tensor of all, are never held. Of models with an output layer (a module) only.
+            largest tensor of all, are never held. Of models with an output layer (a module), without the other two.
     """
 
     label_smoothing: float = 0.0
@@ -114,7 +114,7 @@ class TokenLoss:
         bias = head.bias.to(hidden.dtype) if head.bias is not None else None
         loss = F.linear_cross_entropy(
             hidden, head.weight.to(hidden.dtype), labels.flatten(), linear_bias=bias, reduction="sum",
-            ignore_index=IGNORE, label_smoothing=self.label_smoothing, options=torch.nn.LinearCrossEntropyOptions(),
+            ignore_index=IGNORE, options=torch.nn.LinearCrossEntropyOptions(),
         )  # fmt: skip
         return loss, out
 
@@ -211,7 +211,7 @@ class SequenceToSequenceObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        inputs = {"input_ids": batch["source"], "decoder_input_ids": batch["inputs"]}
+        inputs = {"input_ids": batch["source"], "decoder_input_ids": batch["inputs"], "use_cache": False}
         return self.token_loss.of(model, batch["targets"], inputs)[0]
 
 

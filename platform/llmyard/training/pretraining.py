@@ -103,7 +103,8 @@ class RestoringObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "decoder_input_ids": batch["inputs"]}
+        inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "use_cache": False}
+        inputs["decoder_input_ids"] = batch["inputs"]
         return self.token_loss.of(model, batch["targets"], inputs)[0]
 
 

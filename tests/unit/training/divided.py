@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from llmyard.core.storage import Storage
-from llmyard.models.config import Bert, EncoderDecoder, Gpt2, Llama, Model
+from llmyard.models.config import Gpt2, Llama, Model
 from llmyard.models.families import build
 from llmyard.tokens.order import DataOrder
 from llmyard.tokens.shards import ShardSet, ShardWriter
@@ -82,7 +82,9 @@ def run(folder: Path, peers: Peers, fields: dict[str, Any], stop_after: int = ST
     def log(step: int, metrics: Any) -> None:
         losses[step], norms[step] = metrics["loss"], metrics["gradient_norm"]
 
-    hooks = Hooks(log, checkpoints.save, asked=lambda: (False, len(streams.given) > 0 and _done(losses) >= stop_after - 1))
+    hooks = Hooks(
+        log, checkpoints.save, asked=lambda: (False, len(streams.given) > 0 and _done(losses) >= stop_after - 1)
+    )
     train(layout, streams, config, hooks, checkpoints.latest())
     checkpoints.wait()
     held = {}
@@ -97,10 +99,16 @@ def _done(losses: dict[int, float]) -> int:
 
 
 if __name__ == "__main__":
-    place, rank, world, settings, until = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    place, rank, world, settings, until = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4],
+        sys.argv[5],
+    )
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{sys.argv[6]}", rank=rank, world_size=world)
-    print("RESULT" + json.dumps(run(place, Peers.current(), json.loads(settings), int(until))))
+    sys.stdout.write("RESULT" + json.dumps(run(place, Peers.current(), json.loads(settings), int(until))))
     if world > 1:
         dist.destroy_process_group()

@@ -24,7 +24,6 @@ from llmyard.training.config import Training
 from llmyard.training.layout import Layout
 from llmyard.training.loop import Hooks, train
 from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective
-from llmyard.training.peers import Peers
 from llmyard.training.progress import Remembered
 from llmyard.training.stability import Decision
 from llmyard.training.streams import Stream, Streams
@@ -182,7 +181,8 @@ def broken_run(folder: Path, broken: set[int], **fields: Any) -> tuple[Breaks, d
     view, objective, saved, events = PackedView(ShardSet(folder, "train"), LENGTH), Breaks(broken), {}, []
     config = config_of(**fields)
     hooks = Hooks(
-        lambda step, metrics: None, lambda step, tensors, facts, best: saved.update({step: Remembered(step, tensors, facts)}),
+        lambda step, metrics: None,
+        lambda step, tensors, facts, best: saved.update({step: Remembered(step, tensors, facts)}),
         event=lambda step, verdict: events.append((step, verdict.decision)),
         saved=lambda best: saved[max(saved)] if saved else None,
     )  # fmt: skip
@@ -264,7 +264,8 @@ hooks = t.Hooks(lambda step, metrics: losses.update({step: metrics["loss"]}), la
 model = t.model_of(0.2)
 view = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "train"), t.LENGTH)
 config = t.config_of(resources={"workers": 2}, steps=4)
-layout = t.Layout(model, t.Peers.current())
+from llmyard.training.peers import Peers
+layout = t.Layout(model, Peers.current())
 t.train(layout, t.streams_of(t.CausalLmObjective(), view, config), config, hooks)
 validation = t.PackedView(t.ShardSet(t.Path(sys.argv[4]), "validation"), t.LENGTH)
 held = t.validate(layout, t.held_out(validation), config, 512)["loss"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from pydantic import ValidationError
 
-from llmyard.training.config import Schedule
-from llmyard.training.schedules import learning_rate
+from llmyard.training.config import Batch, Schedule
+from llmyard.training.schedules import BatchSizes, learning_rate
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
@@ -43,3 +44,19 @@ def test_a_warm_up_longer_than_the_run_never_exceeds_the_peak() -> None:
     rates = [learning_rate(step, 0.1, Schedule(warmup_steps=50), 10) for step in range(10)]
     assert rates == sorted(rates)
     assert max(rates) <= 0.1
+
+
+def test_a_batch_grows_in_equal_steps_and_reads_every_micro_batch_once() -> None:
+    sizes = BatchSizes(Batch.model_validate({"size": 64, "micro_batch": 4, "ramp": {"start": 16, "steps": 12}}))
+    counts = [sizes.count(step) for step in range(20)]
+    assert counts == [4] * 4 + [8] * 4 + [12] * 4 + [16] * 8
+    assert [sizes.before(step) for step in range(21)] == [sum(counts[:step]) for step in range(21)]
+    plain = BatchSizes(Batch(size=64, micro_batch=16))
+    assert [plain.count(step) for step in (0, 9)] == [4, 4]
+    assert plain.before(10) == 40
+
+
+@pytest.mark.parametrize("ramp", [{"start": 24, "steps": 3}, {"start": 6, "steps": 3}, {"start": 16, "steps": 0}])
+def test_a_ramp_that_does_not_divide_is_refused(ramp: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        Batch.model_validate({"size": 64, "micro_batch": 4, "ramp": ramp})

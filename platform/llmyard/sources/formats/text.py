@@ -33,7 +33,9 @@ def read_text(stream: Stream, origin: Origin, source: Files) -> Iterator[Batch]:
         gathered.bad(0, stream.problem, data, stream.position)
     else:
         try:
-            gathered.add(0, unified(data.decode().removeprefix("\ufeff")), offset=0)
+            text = unified(data.decode().removeprefix("\ufeff"))
+            first, last = (int(share * len(text)) for share in source.part)
+            gathered.add(0, text[first:last], offset=len(text[:first].encode()))
         except UnicodeDecodeError as error:
             gathered.bad(0, f"not UTF-8 at byte {error.start}", data[error.start :], error.start)
     yield from gathered.rest()

@@ -165,7 +165,12 @@ class Encode:
             "tokens": np.diff(offsets),
         }
         funnel.update(tally("kept", table["source"], table["language"], **figures))
-        shards.add(table, ids, offsets, split_of(table["digest"], self._config.splits))
+        splits = split_of(table["digest"], self._config.splits)
+        for source in self._config.sources:
+            split = getattr(source, "split", None)  # of files only
+            if split is not None:
+                splits[pc.equal(table["source"], source.name).to_numpy()] = split
+        shards.add(table, ids, offsets, splits)
 
 
 class RemovedWriter:
