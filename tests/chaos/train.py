@@ -194,7 +194,7 @@ class Campaign:
         self.totals["orphans"] = len(left)
         of = {role: [hit.recovery or 0.0 for hit in self.hits if hit.role == role] for role in ROLES}
         every = [seconds for each in of.values() for seconds in each]
-        lost = statistics.mean(of["worker"] or [0.0])
+        lost = statistics.mean(of.get("worker") or [0.0])
         return {
             "kills": len(self.hits),
             **{name: self.totals[name] for name in FAULTS},
