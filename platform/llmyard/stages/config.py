@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from llmyard.core.artifacts import check_name
-from llmyard.core.config import Config, Inert
+from llmyard.core.config import Config, Inert, located
 from llmyard.core.errors import RequestError
 from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import ModelChoice
@@ -28,6 +28,24 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+HUB = "hub:"  # begins the name of a model that is not in the store yet
+
+
+def _begin(value: str) -> str:
+    named = value.removeprefix(HUB)
+    if named == value:
+        return value
+    if named.startswith(("/", "~", "$", ".")):
+        return HUB + located(named)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", named):
+        raise ValueError(f"{value!r} is neither hub:ORGANISATION/MODEL[@REVISION] nor hub:FOLDER")
+    return value
+
+
+Init = Annotated[str, AfterValidator(_begin)]
+_INIT = "`scratch`, the name of a checkpoint to go on from, `hub:ORGANISATION/MODEL@REVISION`, or `hub:FOLDER`."
 
 
 class Stage(Config):
@@ -56,12 +74,19 @@ class Prepare(Stage, Cleaning):
         return self
 
 
+class Replay(Config):
+    """General text that a model goes on reading while it learns a domain, so that it forgets less."""
+
+    shards: str = Field(description="Name of a shards artifact with the same tokenizer, or that which was extended.")
+    share: float = Field(gt=0, lt=1, description="How many of all samples are general ones; exact over time.")
+
+
 class Pretrain(Stage, Training):
     """Shards to a base model."""
 
     kind: Literal["pretrain"] = "pretrain"
     shards: str = Field(description="Name of a shards artifact.")
-    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    init: Init = Field("scratch", description=_INIT)
     model: ModelChoice | None = None
     objective: Objective = CausalLm()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -76,6 +101,10 @@ class Pretrain(Stage, Training):
         False, description="No token attends to another document of its sequence, nor is predicted from it."
     )
     mixture: Mixture | None = Field(None, description="How often each source is drawn; by size and weight without it.")
+    replay: Replay | None = Field(None, description="With `init`: a share of general text among that of the domain.")
+    embedding_init: str | None = Field(
+        None, description="With `model`: name of a checkpoint whose input vectors the model begins with (word vectors)."
+    )
 
     @model_validator(mode="after")
     def _model_or_init(self) -> Self:
@@ -88,8 +117,14 @@ class Pretrain(Stage, Training):
                     raise ValueError(f"family {self.model.family} does not learn by {each.kind}, but by {fit}")
         if self.objective.kind != "causal_lm" and (self.packing != "concatenate" or self.document_boundaries):
             raise ValueError(f"`packing` and `document_boundaries` are causal_lm's, not {self.objective.kind}'s")
-        if self.objective.kind == "recurrent_lm" and self.mixture is not None:
-            raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture`")
+        if self.objective.kind == "recurrent_lm" and (self.mixture or self.replay):
+            raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture` and no `replay`")
+        if self.objective.kind == "skip_gram" and (self.label_smoothing or self.z_loss):
+            raise ValueError("`label_smoothing` and `z_loss` are of a softmax, which skip_gram does not have")
+        if self.replay is not None and self.init == "scratch":
+            raise ValueError("`replay` goes with `init`: from scratch, prepare one corpus and give a `mixture`")
+        if self.embedding_init is not None and self.init != "scratch":
+            raise ValueError("`embedding_init` goes with `model`: a checkpoint to go on from has vectors of its own")
         return self
 
 
@@ -100,7 +135,7 @@ class Finetune(Stage, Training):
     task: Task
     data: ExampleSource = SmallWorldExamples()
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
-    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    init: Init = Field("scratch", description=_INIT)
     model: ModelChoice | None = None
 
     @model_validator(mode="after")
