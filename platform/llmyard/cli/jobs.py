@@ -9,7 +9,7 @@ from typing import Any
 from llmyard.cli.shell import Shell
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job, place_of
-from llmyard.stages.config import AnyJob, AnyStage, Pipeline, job_adapter, stages_of
+from llmyard.stages.config import AnyJob, AnyStage, Pipeline, hub_models, job_adapter, stages_of
 
 
 def load(path: Path, overrides: Sequence[str]) -> AnyJob:
@@ -69,7 +69,6 @@ def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str
 def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
     """Raises RequestError if sources' files or a model of the hub are not there, with the place that names them."""
     from llmyard.sources.corpus import check_source
-    from llmyard.stages.bases import check_hub, hub_models
 
     for index, stage in enumerate(stages_of(job)):
         at: tuple[str | int, ...] = ("stages", index) if isinstance(job, Pipeline) else ()
@@ -77,6 +76,8 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
         if stage.kind == "finetune":
             named.append(((*at, "data"), stage.data))
         for init in hub_models(stage):
+            from llmyard.stages.bases import check_hub
+
             try:
                 check_hub(init)
             except RequestError as refused:

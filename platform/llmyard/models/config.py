@@ -99,6 +99,11 @@ class WordVectors(Config):
 Model = Gpt2 | Llama | TransformerXl | EncoderDecoder | T5 | Bert | WordVectors
 
 
+def learns_positions(config: Model) -> bool:
+    """Returns whether a model has a vector for each position, and so reads no longer sequences than it was made for."""
+    return isinstance(config, (Gpt2, Bert)) or getattr(config, "positions", "") == "learned"
+
+
 @cache
 def presets() -> dict[str, dict[str, Any]]:
     """Returns the published shapes by name."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.models.written import Shape, shape_of
-from llmyard.stages.config import HUB, AnyStage, Pretrain
+from llmyard.stages.config import HUB, Pretrain
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of
@@ -16,12 +16,6 @@ from llmyard.training.config import FAMILIES, objectives_of
 # All that is read of a model: no pickles and no code, whatever else lies beside it.
 WANTED = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", FILE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def hub_models(stage: AnyStage) -> list[str]:
-    """Returns what a stage names with ``hub:``."""
-    init = getattr(stage, "init", "")
-    return [init] if init.startswith(HUB) else []
 
 
 def base_of(init: str, store: ArtifactStore) -> Artifact:

@@ -12,7 +12,7 @@ from llmyard.core.artifacts import check_name
 from llmyard.core.config import Config, Inert, located
 from llmyard.core.errors import RequestError
 from llmyard.models.config import Model as ModelConfig
-from llmyard.models.config import ModelChoice
+from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
@@ -207,6 +207,29 @@ class Pipeline(Config):
             seen.add(made)
         return self
 
+    @model_validator(mode="after")
+    def _fits_what_was_made_before(self) -> Self:
+        made: dict[str, Pretrain] = {}
+        for stage in self.stages:
+            if stage.kind != "pretrain":
+                continue
+            vectors, base = made.get(stage.embedding_init or ""), made.get(stage.init)
+            if vectors is not None and stage.model is not None and vectors.model is not None:
+                wide, width = vectors.model.hidden_size, stage.model.hidden_size
+                if wide != width:
+                    raise ValueError(
+                        f"the vectors of {vectors.output!r} are {wide} wide, {stage.output!r}'s model is {width}: set "
+                        "the same hidden_size"
+                    )
+            is_bounded = base is not None and base.model is not None and learns_positions(base.model)
+            if base is not None and is_bounded and stage.sequence_length > base.sequence_length:
+                raise ValueError(
+                    f"sequence_length {stage.sequence_length} is more than that of {base.output!r}, which reads "
+                    f"{base.sequence_length}"
+                )
+            made[stage.output] = stage
+        return self
+
 
 ARTIFACT_KIND = {"prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report"}
 
@@ -236,3 +259,9 @@ def job_adapter() -> TypeAdapter[Any]:
 def stages_of(job: AnyJob) -> tuple[AnyStage, ...]:
     """Returns the stages that a job runs, in order."""
     return job.stages if isinstance(job, Pipeline) else (job,)
+
+
+def hub_models(stage: AnyStage) -> list[str]:
+    """Returns what a stage names with ``hub:``."""
+    init = getattr(stage, "init", "")
+    return [init] if init.startswith(HUB) else []

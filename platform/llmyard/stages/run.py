@@ -9,8 +9,7 @@ from dataclasses import replace
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact
 from llmyard.core.storage import Storage
-from llmyard.stages.bases import adopt, hub_models
-from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, stages_of
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
@@ -47,6 +46,8 @@ def run(
     store = ArtifactStore(Storage.resolve(storage, job.storage if isinstance(job, Pipeline) else None))
     results: list[StageResult] = []
     for init in [each for stage in stages_of(job) for each in hub_models(stage)]:
+        from llmyard.stages.bases import adopt
+
         adopt(init, store)
     with contextlib.ExitStack() as stack:
         context: Context | None = None
