@@ -8,7 +8,7 @@ from pathlib import Path
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.models.written import Shape, shape_of
-from llmyard.stages.config import HUB, Pretrain
+from llmyard.stages.config import HUB, Pretrain, hub_name
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of
@@ -47,7 +47,7 @@ def adopt(init: str, store: ArtifactStore) -> Artifact:
         return found
     folder = _folder(init)
     if folder is not None:
-        return take_in(store, "checkpoint", folder, _name(init), only=WANTED)
+        return take_in(store, "checkpoint", folder, hub_name(init), only=WANTED)
     from huggingface_hub import snapshot_download
 
     origin = _origin(init)
@@ -55,7 +55,7 @@ def adopt(init: str, store: ArtifactStore) -> Artifact:
         fetched = snapshot_download(origin["model"], revision=origin["commit"], allow_patterns=list(WANTED))
     except Exception as error:  # the library raises its own, httpx's and the operating system's
         raise _unreachable(init, error) from None
-    return take_in(store, "checkpoint", Path(fetched), _name(init), only=WANTED, origin=origin)
+    return take_in(store, "checkpoint", Path(fetched), hub_name(init), only=WANTED, origin=origin)
 
 
 def check_hub(init: str) -> None:
@@ -75,9 +75,9 @@ def check_hub(init: str) -> None:
 def _taken(init: str, store: ArtifactStore) -> Artifact | None:
     folder = _folder(init)
     if folder is not None:
-        return store.find("checkpoint", _name(init), print_of("checkpoint", files_of(folder, WANTED), {}))
+        return store.find("checkpoint", hub_name(init), print_of("checkpoint", files_of(folder, WANTED), {}))
     origin = _origin(init)
-    for artifact in store.versions("checkpoint", _name(init)):
+    for artifact in store.versions("checkpoint", hub_name(init)):
         if all(artifact.config.get(key) == value for key, value in origin.items()) and artifact.is_complete():
             return artifact
     return None
@@ -86,11 +86,6 @@ def _taken(init: str, store: ArtifactStore) -> Artifact | None:
 def _folder(init: str) -> Path | None:
     named = init.removeprefix(HUB)
     return Path(named) if named.startswith("/") else None
-
-
-def _name(init: str) -> str:
-    named = Path(init).name if _folder(init) is not None else init.removeprefix(HUB).partition("@")[0]
-    return "hub-" + re.sub(r"[^A-Za-z0-9._-]+", "-", named).replace("..", "-")[:90]
 
 
 def _origin(init: str) -> dict[str, str]:

@@ -265,3 +265,10 @@ def hub_models(stage: AnyStage) -> list[str]:
     """Returns what a stage names with ``hub:``."""
     init = getattr(stage, "init", "")
     return [init] if init.startswith(HUB) else []
+
+
+def hub_name(init: str) -> str:
+    """Returns the name that a model of the hub, or of a folder, gets in the store; its tokenizer gets it too."""
+    named = init.removeprefix(HUB).partition("@")[0]
+    named = named.rstrip("/").rpartition("/")[2] if named.startswith("/") else named
+    return "hub-" + re.sub(r"[^A-Za-z0-9._-]+", "-", named).replace("..", "-")[:90]

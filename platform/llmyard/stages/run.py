@@ -9,7 +9,7 @@ from dataclasses import replace
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact
 from llmyard.core.storage import Storage
-from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, hub_name, stages_of
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
@@ -108,7 +108,7 @@ def states(job: AnyJob, store: ArtifactStore) -> list[str]:
 
 def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
     """Returns the artifacts that a job needs, that no earlier stage of it makes, and that are not in the store."""
-    made: set[tuple[str, str]] = set()
+    made = {("tokenizer", hub_name(init)) for stage in stages_of(job) for init in hub_models(stage)}  # taken in first
     missing = []
     for stage in stages_of(job):
         for kind, name in inputs_of(stage):

@@ -166,20 +166,20 @@ def test_a_base_that_does_not_fit_is_refused_with_the_value(store: ArtifactStore
         pretrain.parents(job(init=f"hub:{bare}"), store)
 
 
-def vectors(store: ArtifactStore, width: int) -> None:
-    with store.begin("checkpoint", "vectors", f"v{width}") as draft:
+def vectors(store: ArtifactStore, name: str, width: int) -> None:
+    with store.begin("checkpoint", name, name) as draft:
         folder_of(Path(draft.uri), OLD, WordVectors(hidden_size=width))
         draft.commit(config={}, parents=[store.get("domain", "tokenizer").reference], metrics={})
 
 
 def test_vectors_of_another_width_or_tokenizer_are_refused(store: ArtifactStore) -> None:
     corpus(store, "domain", OLD, {"s": ENGLISH})
-    vectors(store, 24)
+    vectors(store, "wide", 24)
     model = {"family": "gpt2", "hidden_size": 16, "heads": 2}
     with pytest.raises(RequestError, match="have 24 numbers, the model's have 16") as caught:
-        pretrain.parents(job(model=model, embedding_init="vectors"), store)
+        pretrain.parents(job(model=model, embedding_init="wide"), store)
     assert "set model.hidden_size to 24" in caught.value.remedy
-    vectors(store, 16)
+    vectors(store, "vectors", 16)
     config = job(model=model, embedding_init="vectors")
     assert set(pretrain.parents(config, store)) == {"shards", "tokenizer", "vectors"}
     assert ("checkpoint", "vectors") in inputs_of(config)
@@ -281,7 +281,7 @@ def test_the_model_of_a_run_has_the_new_tokens_and_the_ids_behind(store: Artifac
 
 def test_a_new_model_begins_with_word_vectors(store: ArtifactStore) -> None:
     corpus(store, "domain", OLD, {"s": ENGLISH})
-    vectors(store, 16)
+    vectors(store, "vectors", 16)
     made = job(model={"family": "gpt2", "hidden_size": 16, "heads": 2, "layers": 1}, embedding_init="vectors")
     model = first_model(train_job(made, store), OLD)
     own, learned = (
