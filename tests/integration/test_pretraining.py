@@ -24,6 +24,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {"model": {"family": "bert", "layers": 1, **TINY}, "objective": {"kind": "masked_lm"}},
     "transformer_xl": {"model": {"family": "transformer_xl", "layers": 2, "memory_length": 24, **TINY},
                        "objective": {"kind": "recurrent_lm"}, "resources": {"workers": 2}},
+    "word_vectors": {"model": {"family": "word_vectors", "hidden_size": 16}, "objective": {"kind": "skip_gram"},
+                     "resources": {"workers": 2}},
 }  # fmt: skip
 
 
@@ -32,6 +34,20 @@ TUNED: dict[str, dict[str, Any]] = {
     "gpt2": {"kind": "translation", "max_source_tokens": 32, "max_target_tokens": 32},
     "bert": {"kind": "knowledge_graph", "max_tokens": 64},
 }
+
+
+# English and Chinese that go on with Chinese of more tokens, and some of what was there before.
+CONTINUED: list[dict[str, Any]] = [
+    {"kind": "prepare", "output": "chinese", "documents_per_task": 100, "splits": {"validation": 0.2},
+     "sources": [{"kind": "smallworld", "documents": 120, "seed": 3}],
+     "tokenizer": {"extend": "corpus", "new_tokens": 60, "script": "han"}},
+    {"kind": "pretrain", "output": "continued", "shards": "chinese", "init": "gpt2", "sequence_length": 64,
+     "replay": {"shards": "corpus", "share": 0.25}, "steps": 4, "batch": {"size": 8, "micro_batch": 4},
+     "resources": {"workers": 2}},
+    {"kind": "pretrain", "output": "from-vectors", "shards": "corpus", "sequence_length": 64, "steps": 2,
+     "model": {"family": "gpt2", "layers": 1, **TINY}, "embedding_init": "word_vectors",
+     "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1}},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +68,12 @@ def results(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
                        "tokenizer": "corpus", **training})  # fmt: skip
         stages.append({"kind": "evaluate", "output": f"{name}-tuned-report", "checkpoint": f"{name}-tuned",
                        "limit": 10})  # fmt: skip
+    stages += CONTINUED
     job = job_adapter().validate_python({"kind": "pipeline", "name": "families", "stages": stages})
     done = run(job, storage=str(tmp_path_factory.mktemp("families")))
     names = [*FAMILIES, *(f"{name}-tuned" for name in TUNED)]
-    return {name: done[1 + 2 * number : 3 + 2 * number] for number, name in enumerate(names)}
+    found = {name: done[1 + 2 * number : 3 + 2 * number] for number, name in enumerate(names)}
+    return found | {"continued": done[-2:-1], "from-vectors": done[-1:]}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -63,8 +81,12 @@ def test_a_family_pretrains_and_is_judged(results: dict[str, list[StageResult]],
     trained, report = (result.artifacts[0] for result in results[name])
     assert trained.details["family"] == name
     assert math.isfinite(trained.metrics["validation_loss"])
-    assert report.metrics["validation/perplexity"] > 1
-    assert report.metrics["validation/baseline_perplexity"] > 1
+    if name == "word_vectors":
+        assert report.metrics.keys() == {"validation/loss", "validation/baseline_loss"}
+        assert 0 < report.metrics["validation/baseline_loss"] < trained.metrics["validation_frequency_loss"] + 0.1
+    else:
+        assert report.metrics["validation/perplexity"] > 1
+        assert report.metrics["validation/baseline_perplexity"] > 1
     if name == "bert":
         assert 0 <= report.metrics["validation/pair_accuracy"] <= 1
         assert trained.metrics["validation_masked_loss"] > 0
@@ -87,6 +109,21 @@ def test_a_base_model_is_fine_tuned(results: dict[str, list[StageResult]]) -> No
         assert results[name][0].artifacts[0].reference in tuned.parents
         assert tuned.details["family"] == name
         assert 0 <= report.metrics[metric] <= 100
+
+
+def test_a_vocabulary_grows_and_both_texts_are_judged_apart(results: dict[str, list[StageResult]]) -> None:
+    base, continued = results["gpt2"][0].artifacts[0], results["continued"][0].artifacts[0]
+    assert vocabulary(base) < vocabulary(continued) == load(continued.local()).config.vocab_size
+    assert {"validation_loss", "validation_loss/domain", "validation_loss/general"} <= continued.metrics.keys()
+    assert base.reference in continued.parents
+    assert [parent.split("@")[0] for parent in continued.parents if parent.startswith("shards/")] == [
+        "shards/chinese", "shards/corpus",
+    ]  # fmt: skip
+
+
+def test_a_model_begins_with_word_vectors(results: dict[str, list[StageResult]]) -> None:
+    vectors, model = results["word_vectors"][0].artifacts[0], results["from-vectors"][0].artifacts[0]
+    assert vectors.reference in model.parents
 
 
 def vocabulary(checkpoint: Artifact) -> int:

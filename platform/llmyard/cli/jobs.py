@@ -9,7 +9,7 @@ from typing import Any
 from llmyard.cli.shell import Shell
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job, place_of
-from llmyard.stages.config import AnyJob, AnyStage, Pipeline, job_adapter, stages_of
+from llmyard.stages.config import AnyJob, AnyStage, Pipeline, hub_models, job_adapter, stages_of
 
 
 def load(path: Path, overrides: Sequence[str]) -> AnyJob:
@@ -67,7 +67,7 @@ def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str
 
 
 def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
-    """Raises RequestError if a source's files are not there, with the place in the job file that names them."""
+    """Raises RequestError if sources' files or a model of the hub are not there, with the place that names them."""
     from llmyard.sources.corpus import check_source
 
     for index, stage in enumerate(stages_of(job)):
@@ -75,6 +75,14 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
         named = [((*at, "sources", number), each) for number, each in enumerate(getattr(stage, "sources", ()) or ())]
         if stage.kind == "finetune":
             named.append(((*at, "data"), stage.data))
+        for init in hub_models(stage):
+            from llmyard.stages.bases import check_hub
+
+            try:
+                check_hub(init)
+            except RequestError as refused:
+                place = place_of(path, overrides, (*at, "init"))
+                raise RequestError(f"{place}: {refused.what}", refused.remedy) from None
         for where, source in named:
             fault = check_source(source)
             if fault is not None:
@@ -145,15 +153,18 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
             row["cost"] = f"{about.cpu_seconds / 3600 * price:.2f}"
     if stage.kind not in ("pretrain", "finetune"):
         return row
-    from llmyard.models.size import parameters_of, training_bytes, training_flops
+    from llmyard.models.size import parameters_of, training_bytes, training_flops, weights_a_token
 
     vocab = vocabulary_of(stage, job, store)
     if stage.model is not None and vocab:
         longest = stage.sequence_length if stage.kind == "pretrain" else stage.task.longest
-        parameters = parameters_of(stage.model, vocab, longest)
+        parameters = used = parameters_of(stage.model, vocab, longest)
         length = longest if stage.kind == "pretrain" else TYPICAL_EXAMPLE_TOKENS
         tokens = stage.steps * stage.batch.size * length
-        hours = training_flops(parameters, tokens) / FLOPS_A_DEVICE / 3600
+        objective = getattr(stage, "objective", None)
+        if objective is not None and objective.kind == "skip_gram":
+            used = weights_a_token(stage.model.hidden_size, objective.window, objective.negatives)
+        hours = training_flops(used, tokens) / FLOPS_A_DEVICE / 3600
         row["parameters"] = f"{parameters:,}"
         row["memory a worker"] = f"{training_bytes(parameters) / 1e6:,.0f} MB + activations"
         row["tokens"] = f"{tokens:,}"

@@ -28,6 +28,13 @@ def unit(*parts: int) -> float:
     return mix(*parts) / 2**64
 
 
+def units(count: int, *parts: int) -> npt.NDArray[np.float64]:
+    """Returns ``count`` numbers in [0, 1) for a sequence of integers."""
+    import numpy as np
+
+    return (numbers(count, *parts) >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
+
+
 def numbers(count: int, *parts: int) -> npt.NDArray[np.uint64]:
     """Returns ``count`` times 64 well-mixed bits for a sequence of integers (SplitMix64 started from them)."""
     import numpy as np

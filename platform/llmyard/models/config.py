@@ -89,7 +89,19 @@ class Bert(_Attention):
     feed_forward_size: int = Field(512, ge=8)
 
 
-Model = Gpt2 | Llama | TransformerXl | EncoderDecoder | T5 | Bert
+class WordVectors(Config):
+    """Two vectors for each token, as the middle of a window and as what stands around it (Mikolov et al. 2013)."""
+
+    family: Literal["word_vectors"] = "word_vectors"
+    hidden_size: int = Field(256, ge=8, le=65_536)
+
+
+Model = Gpt2 | Llama | TransformerXl | EncoderDecoder | T5 | Bert | WordVectors
+
+
+def learns_positions(config: Model) -> bool:
+    """Returns whether a model has a vector for each position, and so reads no longer sequences than it was made for."""
+    return isinstance(config, (Gpt2, Bert)) or getattr(config, "positions", "") == "learned"
 
 
 @cache

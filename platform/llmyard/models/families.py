@@ -21,10 +21,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llmyard.core.errors import CorruptArtifact, RequestError
-from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl
+from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl, WordVectors
 from llmyard.models.span_tagger import SpanTagger, SpanTaggerConfig
 from llmyard.models.transformer import TransformerConfig, TransformerModel
 from llmyard.models.transformer_xl import TransformerXlConfig, TransformerXlModel
+from llmyard.models.word_vectors import WordVectorsConfig, WordVectorsModel
 
 _CLASSES: dict[str, type[PreTrainedModel]] = {
     "gpt2": GPT2LMHeadModel,
@@ -34,6 +35,7 @@ _CLASSES: dict[str, type[PreTrainedModel]] = {
     TransformerConfig.model_type: TransformerModel,
     TransformerXlConfig.model_type: TransformerXlModel,
     SpanTaggerConfig.model_type: SpanTagger,
+    WordVectorsConfig.model_type: WordVectorsModel,
 }
 
 
@@ -84,6 +86,8 @@ def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_token
         case EncoderDecoder():
             shape = config.model_dump(exclude={"family"})
             return TransformerModel(TransformerConfig(**ids, eos_token_id=end_id, max_tokens=max_tokens, **shape))
+        case WordVectors():
+            return WordVectorsModel(WordVectorsConfig(**ids, eos_token_id=end_id, hidden_size=config.hidden_size))
         case Bert():
             return BertForPreTraining(
                 BertConfig(

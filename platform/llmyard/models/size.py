@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl
+from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl, WordVectors
 
 _T5_BUCKETS = 32  # of relative distances, in each of its two stacks
 
@@ -13,6 +13,8 @@ def parameters_of(config: Model, vocab_size: int, max_tokens: int) -> int:
     Exact, but for BERT's heads: those of a task depend on its labels, which are not known yet; two kinds of segments.
     """
     hidden = config.hidden_size
+    if isinstance(config, WordVectors):
+        return 2 * vocab_size * hidden
     attention = 4 * (hidden * hidden + hidden)
     norm = 2 * hidden
     embedding = vocab_size * hidden
@@ -43,6 +45,14 @@ def parameters_of(config: Model, vocab_size: int, max_tokens: int) -> int:
         case Bert():
             feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden
             return embedding + (max_tokens + 2) * hidden + norm + config.layers * (attention + feed + 2 * norm)
+
+
+def weights_a_token(hidden_size: int, window: int, negatives: int) -> int:
+    """Returns how many weights of word vectors a token of the text meets, where none is passed over.
+
+    A centre has ``window + 1`` neighbours on average; beside each of them stand the drawn ones.
+    """
+    return hidden_size * (window + 1) * (negatives + 1)
 
 
 def training_bytes(parameters: int) -> int:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from llmyard.core.artifacts import check_name
-from llmyard.core.config import Config, Inert
+from llmyard.core.config import Config, Inert, located
 from llmyard.core.errors import RequestError
 from llmyard.models.config import Model as ModelConfig
-from llmyard.models.config import ModelChoice
+from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
 from llmyard.tasks.config import Task
 from llmyard.text.config import Cleaning
@@ -28,6 +28,24 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+HUB = "hub:"  # begins the name of a model that is not in the store yet
+
+
+def _begin(value: str) -> str:
+    named = value.removeprefix(HUB)
+    if named == value:
+        return value
+    if named.startswith(("/", "~", "$", ".")):
+        return HUB + located(named)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", named):
+        raise ValueError(f"{value!r} is neither hub:ORGANISATION/MODEL[@REVISION] nor hub:FOLDER")
+    return value
+
+
+Init = Annotated[str, AfterValidator(_begin)]
+_INIT = "`scratch`, the name of a checkpoint to go on from, `hub:ORGANISATION/MODEL@REVISION`, or `hub:FOLDER`."
 
 
 class Stage(Config):
@@ -60,12 +78,19 @@ class Prepare(Stage, Cleaning):
         return self
 
 
+class Replay(Config):
+    """General text that a model goes on reading while it learns a domain, so that it forgets less."""
+
+    shards: str = Field(description="Name of a shards artifact with the same tokenizer, or that which was extended.")
+    share: float = Field(gt=0, lt=1, description="How many of all samples are general ones; exact over time.")
+
+
 class Pretrain(Stage, Training):
     """Shards to a base model."""
 
     kind: Literal["pretrain"] = "pretrain"
     shards: str = Field(description="Name of a shards artifact.")
-    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    init: Init = Field("scratch", description=_INIT)
     model: ModelChoice | None = None
     objective: Objective = CausalLm()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -80,6 +105,10 @@ class Pretrain(Stage, Training):
         False, description="No token attends to another document of its sequence, nor is predicted from it."
     )
     mixture: Mixture | None = Field(None, description="How often each source is drawn; by size and weight without it.")
+    replay: Replay | None = Field(None, description="With `init`: a share of general text among that of the domain.")
+    embedding_init: str | None = Field(
+        None, description="With `model`: name of a checkpoint whose input vectors the model begins with (word vectors)."
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -100,8 +129,14 @@ class Pretrain(Stage, Training):
             raise ValueError("`z_loss` and `label_smoothing` need the logits that `fused_loss` never holds")
         if self.parallel.pipeline > 1 and (self.objective.kind != "causal_lm" or self.document_boundaries):
             raise ValueError("parallel.pipeline trains causal_lm without document_boundaries")
-        if self.objective.kind == "recurrent_lm" and self.mixture is not None:
-            raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture`")
+        if self.objective.kind == "recurrent_lm" and (self.mixture or self.replay):
+            raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture` and no `replay`")
+        if self.objective.kind == "skip_gram" and (self.label_smoothing or self.z_loss):
+            raise ValueError("`label_smoothing` and `z_loss` are of a softmax, which skip_gram does not have")
+        if self.replay is not None and self.init == "scratch":
+            raise ValueError("`replay` goes with `init`: from scratch, prepare one corpus and give a `mixture`")
+        if self.embedding_init is not None and self.init != "scratch":
+            raise ValueError("`embedding_init` goes with `model`: a checkpoint to go on from has vectors of its own")
         return self
 
 
@@ -112,7 +147,7 @@ class Finetune(Stage, Training):
     task: Task
     data: ExampleSource = SmallWorldExamples()
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
-    init: str = Field("scratch", description="`scratch`, or the name of a checkpoint to go on from.")
+    init: Init = Field("scratch", description=_INIT)
     model: ModelChoice | None = None
 
     @model_validator(mode="after")
@@ -206,6 +241,29 @@ class Pipeline(Config):
             seen.add(made)
         return self
 
+    @model_validator(mode="after")
+    def _fits_what_was_made_before(self) -> Self:
+        made: dict[str, Pretrain] = {}
+        for stage in self.stages:
+            if stage.kind != "pretrain":
+                continue
+            vectors, base = made.get(stage.embedding_init or ""), made.get(stage.init)
+            if vectors is not None and stage.model is not None and vectors.model is not None:
+                wide, width = vectors.model.hidden_size, stage.model.hidden_size
+                if wide != width:
+                    raise ValueError(
+                        f"the vectors of {vectors.output!r} are {wide} wide, {stage.output!r}'s model is {width}: set "
+                        "the same hidden_size"
+                    )
+            is_bounded = base is not None and base.model is not None and learns_positions(base.model)
+            if base is not None and is_bounded and stage.sequence_length > base.sequence_length:
+                raise ValueError(
+                    f"sequence_length {stage.sequence_length} is more than that of {base.output!r}, which reads "
+                    f"{base.sequence_length}"
+                )
+            made[stage.output] = stage
+        return self
+
 
 ARTIFACT_KIND = {"prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report"}
 
@@ -235,3 +293,16 @@ def job_adapter() -> TypeAdapter[Any]:
 def stages_of(job: AnyJob) -> tuple[AnyStage, ...]:
     """Returns the stages that a job runs, in order."""
     return job.stages if isinstance(job, Pipeline) else (job,)
+
+
+def hub_models(stage: AnyStage) -> list[str]:
+    """Returns what a stage names with ``hub:``."""
+    init = getattr(stage, "init", "")
+    return [init] if init.startswith(HUB) else []
+
+
+def hub_name(init: str) -> str:
+    """Returns the name that a model of the hub, or of a folder, gets in the store; its tokenizer gets it too."""
+    named = init.removeprefix(HUB).partition("@")[0]
+    named = named.rstrip("/").rpartition("/")[2] if named.startswith("/") else named
+    return "hub-" + re.sub(r"[^A-Za-z0-9._-]+", "-", named).replace("..", "-")[:90]

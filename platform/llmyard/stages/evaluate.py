@@ -142,6 +142,14 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
         figures = {
             name: sums[name] / max(1.0, sums[f"{name}/count"]) for name in sorted(sums) if f"{name}/count" in sums
         }
+        if "frequency_loss" in figures:  # of pairs, not of tokens: there is no perplexity
+            scored[split] = {
+                "metrics": {"loss": figures["loss"]},
+                "baseline": {"loss": figures["frequency_loss"]},
+                "baseline_name": "token frequencies",
+                "key_metric": "loss",
+            }
+            continue
         loss = figures.get("masked_loss", figures["loss"])
         unigram = figures.pop("unigram")
         scored[split] = {
@@ -170,6 +178,7 @@ class LossWorker:
         self.trained, self.batch_size, self.limit = trained, batch_size, limit
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, float]:
+        import numpy as np
         import torch
 
         from llmyard.stages.streams import pretraining
@@ -177,9 +186,12 @@ class LossWorker:
         from llmyard.training.config import objectives_of
         from llmyard.training.objectives import IGNORE
 
-        surprise = self._surprise()
+        counts = self._counts()
+        smoothed = counts + 1.0
+        surprise = -np.log(smoothed / smoothed.sum())
         objective = objectives_of(self.trained.objective)[0]
-        stream = pretraining(self.trained, objective, ShardSet.of(self.shards, unit["split"]), self.tokenizer)
+        shards = ShardSet.of(self.shards, unit["split"])
+        stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
         size = self.batch_size if unit["parts"] > 1 else self.trained.batch.micro_batch
         count = min(stream.order.samples_per_epoch, self.limit or stream.order.samples_per_epoch)
         sums: Counter[str] = Counter()
@@ -193,17 +205,12 @@ class LossWorker:
                 sums.update({"unigram": float(surprise[wanted].sum()), "unigram/count": float(len(wanted))})
         return dict(sums)
 
-    def _surprise(self) -> Any:
-        """Returns each token's negative log frequency in the training split, with add-one smoothing."""
-        import numpy as np
-
+    def _counts(self) -> Any:
+        """Returns how often each token stands in the training split."""
+        from llmyard.tokens.frequencies import token_counts
         from llmyard.tokens.shards import ShardSet
 
-        size = int(self.model.config.vocab_size)
-        counts = np.ones(size)
-        for shard in ShardSet.of(self.shards, "train").shards:
-            counts += np.bincount(shard.read(0, shard.tokens), minlength=size)
-        return -np.log(counts / counts.sum())
+        return token_counts(ShardSet.of(self.shards, "train").shards, int(self.model.config.vocab_size))
 
 
 def _task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
+from llmyard.stages.bases import base_of, same_tokenizer
 from llmyard.stages.config import Finetune, families_for
 from llmyard.stages.preparing.encoding import folder_for
-from llmyard.stages.pretrain import same_tokenizer
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training
 from llmyard.tasks.catalogue import task_of
@@ -31,7 +31,7 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
     """Returns the tokenizer and the checkpoint to go on from."""
     found = {"tokenizer": store.get(config.tokenizer, "tokenizer")}
     if config.init != "scratch":
-        found["base"] = store.get(config.init, "checkpoint")
+        found["base"] = base_of(config.init, store)
         same_tokenizer(found["base"], found["tokenizer"])
         _check_base(config, found["base"])
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -39,47 +41,93 @@ class _Folder:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def take_in(store: ArtifactStore, kind: str, path: Path, name: str) -> Artifact:
+def take_in(
+    store: ArtifactStore,
+    kind: str,
+    path: Path,
+    name: str,
+    *,
+    only: Sequence[str] = ("*",),
+    origin: Mapping[str, str] | None = None,
+) -> Artifact:
     """Copies a folder or file into the store as a new artifact; the same content twice gives the first one.
 
     A checkpoint's details say under ``can`` and ``cannot`` what it is good for here. Its tokenizer becomes its parent,
-    as an artifact of its own unless the store has it, so that data can be prepared with it.
+    as an artifact of its own unless the store has it, so that data can be prepared with it; where it is another
+    maker's, that artifact has llmyard's control tokens behind its vocabulary.
+
+    Args:
+        store: Where it goes.
+        kind: One of ``IMPORTABLE``.
+        path: A folder or file.
+        name: Of the artifact.
+        only: Patterns of the names of files to take.
+        origin: Where it comes from, for its record; another origin is another artifact.
 
     Raises:
         RequestError: The kind cannot be imported, or the files are not what it needs.
     """
     if kind not in IMPORTABLE:
         raise RequestError(f"{kind!r} cannot be imported", f"one of: {', '.join(IMPORTABLE)}")
-    folder = _read(path)
+    folder = _read(path, only)
     details = _CHECKS[kind](folder)
-    hashes = {relative: sha256_of(file) for relative, file in folder.files.items()}
-    print_ = fingerprint(imported=kind, files=sorted([relative, digest] for relative, digest in hashes.items()))
+    print_ = print_of(kind, folder.files, origin or {})
     finished = store.find(kind, name, print_)
     if finished is not None:
         return finished
     parents = []
-    if kind == "checkpoint" and not _tokenizer_fault(folder.files):
-        parents.append(_tokenizer_of(store, folder.files[FILE], hashes[FILE], name).reference)
+    if kind == "checkpoint" and FILE in folder.files:
+        with tempfile.TemporaryDirectory(prefix="ly-") as scratch:
+            parents.append(_tokenizer_of(store, _usable(folder.files[FILE], Path(scratch)), name).reference)
     with store.begin(kind, name, print_) as draft:
         for relative, file in folder.files.items():
             draft.storage.copy_in(file, f"{draft.folder}/{relative}")
-        return draft.commit(config={"kind": "import", "from": path.name}, parents=parents, metrics={}, details=details)
+        return draft.commit(
+            config={"kind": "import", "from": path.name, **(origin or {})}, parents=parents, metrics={}, details=details
+        )
 
 
-def _tokenizer_of(store: ArtifactStore, file: Path, digest: str, name: str) -> Artifact:
+def print_of(kind: str, files: Mapping[str, Path], origin: Mapping[str, str]) -> str:
+    """Returns the fingerprint of what is taken in: its content, and where it comes from if that is given."""
+    hashed = sorted([relative, sha256_of(file)] for relative, file in files.items())
+    return fingerprint(imported=kind, files=hashed, **({"origin": dict(origin)} if origin else {}))
+
+
+def _usable(file: Path, scratch: Path) -> Path:
+    """Returns a tokenizer's file, or a copy in ``scratch`` with the control tokens that it lacks."""
+    try:
+        _load_tokenizer(file)
+    except _OtherTokenizer:
+        from llmyard.tokens.growth import with_control
+
+        (scratch / FILE).write_text(with_control(file.read_text(encoding="utf-8")), encoding="utf-8")
+        return scratch / FILE
+    return file
+
+
+def _tokenizer_of(store: ArtifactStore, file: Path, name: str) -> Artifact:
     """Returns the tokenizer artifact with a file's content, taken in under ``name`` if the store has none."""
+    digest = sha256_of(file)
     for known in store.list("tokenizer"):
         if any(entry.path == FILE and entry.sha256 == digest for entry in known.files()):
             return known
     return take_in(store, "tokenizer", file, name)
 
 
-def _read(path: Path) -> _Folder:
+def files_of(path: Path, only: Sequence[str]) -> dict[str, Path]:
+    """Returns the files below a folder, at any depth for the pattern ``*`` and in the folder itself for another."""
+    found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+    if "*" in only:
+        return found
+    return {name: file for name, file in found.items() if "/" not in name and any(fnmatch(name, each) for each in only)}
+
+
+def _read(path: Path, only: Sequence[str]) -> _Folder:
     if path.is_file():
         return _Folder({path.name: path})
     if not path.is_dir():
         raise RequestError(f"there is nothing at {path}", "name a folder or a file")
-    found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+    found = files_of(path, only)
     files = {name: file for name, file in found.items() if not _is_record(name)}
     if not files:
         raise RequestError(f"{path} is empty", "name a folder with files")
@@ -140,7 +188,8 @@ def _checkpoint(folder: _Folder) -> dict[str, Any]:
     reasons = {
         "serve": tokenizer or engine,
         "ask": tokenizer or engine,
-        "init": tokenizer or ("" if family in trained else f"family {family} is not trained here"),
+        "init": ("" if FILE in files else tokenizer)
+        or ("" if family in trained else f"family {family} is not trained here"),
         "evaluate": "the data it was trained on is not known here",
     }
     cannot = {use: reason for use, reason in reasons.items() if reason}

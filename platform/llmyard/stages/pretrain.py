@@ -9,20 +9,45 @@ from typing import TYPE_CHECKING, Any
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import DataError, RequestError
 from llmyard.core.jobfile import nearest
+from llmyard.stages.bases import base_of, check_base, check_replay, check_vectors
 from llmyard.stages.config import Pretrain
+from llmyard.stages.counting import counted
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, run_training
-from llmyard.training.config import FAMILIES, objectives_of
+from llmyard.training.config import objectives_of
 
 if TYPE_CHECKING:
+    from llmyard.tokens.config import Mixture
     from llmyard.tokens.mixture import Phase
 
 REVISION = 2
 
 
 def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
-    """Returns the shards, their tokenizer, and the checkpoint to go on from."""
-    shards = store.get(config.shards, "shards")
+    """Returns the shards, their tokenizer, the checkpoint to go on from, and the general shards of a replay."""
+    shards, tokenizer = _streams(config, config.shards, store)
+    _check_sources(config, weights_of(shards))
+    found = {"shards": shards, "tokenizer": tokenizer}
+    if config.init != "scratch":
+        found["base"] = base_of(config.init, store)
+        check_base(config, found["base"], tokenizer)
+    if config.embedding_init is not None:
+        found["vectors"] = store.get(config.embedding_init, "checkpoint")
+        check_vectors(config, found["vectors"], tokenizer)
+    if config.replay is not None:
+        found["replay"], of_replay = _streams(config, config.replay.shards, store)
+        check_replay(found["replay"], of_replay, tokenizer)
+    return found
+
+
+def _streams(config: Pretrain, name: str, store: ArtifactStore) -> tuple[Artifact, Artifact]:
+    """Returns prepared shards and their tokenizer.
+
+    Raises:
+        RequestError: They were not made by ``prepare``.
+        DataError: A split has less than a sequence.
+    """
+    shards = store.get(name, "shards")
     tokenizers = [store.get(parent) for parent in shards.parents if parent.startswith("tokenizer/")]
     if not tokenizers or shards.config.get("kind") != "prepare":
         raise RequestError(f"{shards.reference} holds no token streams made by `prepare`", "name prepared shards")
@@ -34,20 +59,7 @@ def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
                 f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of {least}",
                 "prepare more text, a larger share of that split, or set a smaller sequence_length",
             )
-    _check_sources(config, weights_of(shards))
-    found = {"shards": shards, "tokenizer": tokenizers[0]}
-    if config.init != "scratch":
-        found["base"] = store.get(config.init, "checkpoint")
-        same_tokenizer(found["base"], tokenizers[0])
-        family = str(found["base"].details.get("family", ""))
-        for each in objectives_of(config.objective):
-            if family not in FAMILIES[each.kind]:
-                base = found["base"].reference
-                raise RequestError(
-                    f"{base} is of family {family or 'unknown'!r}, which does not learn by {each.kind}",
-                    f"{each.kind} is learned by {', '.join(FAMILIES[each.kind])}",
-                )
-    return found
+    return shards, tokenizers[0]
 
 
 def weights_of(shards: Artifact) -> dict[str, float]:
@@ -74,11 +86,23 @@ def _check_sources(config: Pretrain, known: Mapping[str, float]) -> None:
 def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     """Returns the phases of a run's mixture; none where every source is drawn by its size.
 
+    A replay's samples do not count: the mixture is that of the domain, and phases end by the domain's own samples.
+
+    Raises:
+        DataError: As :func:`_phases`.
+    """
+    share = config.replay.share if config.replay is not None else 0.0
+    return _phases(config, shards, config.mixture, round(config.steps * config.batch.size * (1 - share)))
+
+
+def _phases(config: Pretrain, shards: Artifact, mixture: Mixture | None, samples: int) -> tuple[Phase, ...]:
+    """Returns the phases of so many samples of a corpus.
+
     Raises:
         DataError: A shard holds several sources, or a source with a share has too little text for one sequence.
     """
     weights = weights_of(shards)
-    if config.mixture is None and len(set(weights.values())) <= 1:
+    if mixture is None and len(set(weights.values())) <= 1:
         return ()
     from llmyard.tokens.mixture import phases_of
     from llmyard.tokens.shards import ShardSet
@@ -89,7 +113,7 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
             raise DataError(f"a shard of {shards.reference} holds several sources", "prepare the corpus again")
         if config.packing != "concatenate" or shard.tokens > config.sequence_length:
             sizes[shard.source] += shard.document_count if config.packing == "document" else shard.tokens
-    phases = phases_of(config.mixture, sizes, weights, config.steps * config.batch.size)
+    phases = phases_of(mixture, sizes, weights, samples)
     for name in {name for phase in phases for name, share in phase.shares.items() if share and not sizes[name]}:
         raise DataError(
             f"mixture: source {name!r} of {shards.reference} has no shard of one sequence",
@@ -107,15 +131,6 @@ def shown(phases: Sequence[Phase], samples: int) -> list[dict[str, Any]]:
     ]
 
 
-def same_tokenizer(checkpoint: Artifact, tokenizer: Artifact) -> None:
-    """Raises RequestError if a checkpoint was made with another tokenizer."""
-    if tokenizer.reference not in checkpoint.parents:
-        raise RequestError(
-            f"{checkpoint.reference} was made with another tokenizer than {tokenizer.reference}",
-            "prepare the data with the checkpoint's tokenizer (`tokenizer: NAME`)",
-        )
-
-
 def sources(config: Pretrain, parents: Mapping[str, Artifact]) -> list[Any]:
     """Pretraining reads artifacts only."""
     return []
@@ -125,8 +140,9 @@ def make(config: Pretrain, making: Making) -> Made:
     """Trains the model."""
     from llmyard.runtime.trainer import Board
 
-    draft = making.draft
+    draft, replay = making.draft, making.parents.get("replay")
     phases = phases_in(config, making.parents["shards"])
+    draws_tokens = any(each.kind == "skip_gram" for each in objectives_of(config.objective))
     job = TrainJob(
         config=config,
         storage=draft.storage,
@@ -139,6 +155,10 @@ def make(config: Pretrain, making: Making) -> Made:
         ticket=making.run.ticket(),
         board=Board.start(),
         phases=phases,
+        replay=replay,
+        replay_phases=_phases(config, replay, None, 0) if replay is not None else (),
+        vectors=making.parents.get("vectors"),
+        counts=counted(making) if draws_tokens else None,
     )
     metrics = run_training(job, making)
     base = making.parents.get("base")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact
 from llmyard.core.storage import Storage
-from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, hub_name, stages_of
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
@@ -45,6 +45,10 @@ def run(
     """
     store = ArtifactStore(Storage.resolve(storage, job.storage if isinstance(job, Pipeline) else None))
     results: list[StageResult] = []
+    for init in [each for stage in stages_of(job) for each in hub_models(stage)]:
+        from llmyard.stages.bases import adopt
+
+        adopt(init, store)
     with contextlib.ExitStack() as stack:
         context: Context | None = None
         for stage in stages_of(job):
@@ -104,7 +108,7 @@ def states(job: AnyJob, store: ArtifactStore) -> list[str]:
 
 def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
     """Returns the artifacts that a job needs, that no earlier stage of it makes, and that are not in the store."""
-    made: set[tuple[str, str]] = set()
+    made = {("tokenizer", hub_name(init)) for stage in stages_of(job) for init in hub_models(stage)}  # taken in first
     missing = []
     for stage in stages_of(job):
         for kind, name in inputs_of(stage):
@@ -124,11 +128,13 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         named.append(("tokenizer", stage.tokenizer))
     if stage.kind == "pretrain":
         named.append(("shards", stage.shards))
+        named += [("shards", stage.replay.shards)] if stage.replay is not None else []
+        named += [("checkpoint", stage.embedding_init)] if stage.embedding_init is not None else []
     if stage.kind == "finetune":
         named.append(("tokenizer", stage.tokenizer))
     if stage.kind == "evaluate":
         named.append(("checkpoint", stage.checkpoint))
-    if stage.kind in ("pretrain", "finetune") and stage.init != "scratch":
+    if stage.kind in ("pretrain", "finetune") and stage.init != "scratch" and not hub_models(stage):
         named.append(("checkpoint", stage.init))
     return named
 

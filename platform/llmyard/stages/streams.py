@@ -10,6 +10,7 @@ from llmyard.stages.config import Finetune, Pretrain
 from llmyard.training.config import FAMILIES, Denoising, SingleObjective, SpanCorruption, objectives_of
 
 if TYPE_CHECKING:
+    from llmyard.core.compiled import I64
     from llmyard.stages.training import TrainJob
     from llmyard.tokens.order import Order
     from llmyard.tokens.shards import ShardSet
@@ -43,34 +44,36 @@ def extra_ids(config: Pretrain) -> int:
 
 def training_streams(job: TrainJob, tokenizer: Tokenizer) -> Streams:
     """Returns what a job trains on."""
-    from llmyard.tokens.shards import ShardSet
+    from llmyard.stages.replay import joined, order_of
     from llmyard.training.streams import Streams
 
-    shards = ShardSet.of(job.shards, "train")
+    corpora = joined(job, "train")
+    order = partial(order_of, job, corpora)
     if isinstance(job.config, Finetune):
-        return Streams([_examples(job, job.config, shards, tokenizer, partial(_order, job))])
+        return Streams([_examples(job, job.config, corpora.all, tokenizer, order)])
     config, objective = job.config, job.config.objective
-    order_of = partial(_order, job)
-    made = [pretraining(config, each, shards, tokenizer, order_of) for each in objectives_of(objective)]
+    made = [pretraining(config, each, corpora.all, tokenizer, order, job.counts) for each in objectives_of(objective)]
     weights = [part.weight for part in objective.parts] if objective.kind == "mixture" else [1.0]
     return Streams(made, weights, config.seed)
 
 
 def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]:
-    """Returns what a job is judged by: ``""`` is the whole of it, and where there are several, each source."""
-    from llmyard.core.errors import DataError
-    from llmyard.tokens.shards import ShardSet
+    """Returns what a job is judged by: ``""`` is the whole of it, and where there are several, each source.
 
-    shards = ShardSet.of(job.shards, "validation")
+    With replay the whole is mixed as in training, and ``domain`` and ``general`` stand apart, each with its sources.
+    """
+    from llmyard.core.errors import DataError
+    from llmyard.stages.replay import joined, order_as_stored
+
+    corpora = joined(job, "validation")
     if isinstance(job.config, Finetune):
-        return {"": _examples(job, job.config, shards, tokenizer, stored_order)}
+        return {"": _examples(job, job.config, corpora.all, tokenizer, stored_order)}
     config, first = job.config, objectives_of(job.config.objective)[0]
-    found = {"": pretraining(config, first, shards, tokenizer)}
-    sources = sorted({shard.source for shard in shards.shards if shard.source})
-    for source in sources if len(sources) > 1 else ():
-        own = ShardSet("", "validation", shards=[shard for shard in shards.shards if shard.source == source])
+    stored = partial(order_as_stored, job, corpora)
+    found = {"": pretraining(config, first, corpora.all, tokenizer, stored, job.counts)}
+    for name, own in corpora.parts().items():
         try:
-            found[source] = pretraining(config, first, own, tokenizer)
+            found[name] = pretraining(config, first, own, tokenizer, counts=job.counts)
         except DataError:  # too little of it is held out for one sequence
             continue
     return found
@@ -104,19 +107,38 @@ def pretraining(
     shards: ShardSet,
     tokenizer: Tokenizer,
     order_of: OrderOf | None = None,
+    counts: I64 | None = None,
 ) -> Stream:
-    """Returns one objective of a pretraining over a split, in the order in which it is stored where none is given."""
+    """Returns one objective of a pretraining over a split.
+
+    Args:
+        config: Of the stage.
+        objective: One of its objectives.
+        shards: Of the split.
+        tokenizer: Of the shards.
+        order_of: Makes the order; by default samples come as they are stored.
+        counts: How often each token stands in the training split; skip_gram draws tokens by it.
+    """
+    import torch
+
     from llmyard.tokens.denoising import DenoisingView, PrefixView
+    from llmyard.tokens.frequencies import frequency_scores
     from llmyard.tokens.lanes import LaneOrder, LaneView
     from llmyard.tokens.masking import MaskedView
     from llmyard.tokens.packing import packed
     from llmyard.tokens.sentence_pairs import SentencePairView
     from llmyard.tokens.sentences import sentence_marks
+    from llmyard.tokens.skip_gram import SkipGramView
     from llmyard.tokens.span_corruption import SpanCorruptionView
     from llmyard.tokens.views import PackedView
     from llmyard.tokens.word_starts import WordStarts
     from llmyard.training.objectives import CausalLmObjective, TokenLoss
-    from llmyard.training.pretraining import MaskedLmObjective, RecurrentLmObjective, RestoringObjective
+    from llmyard.training.pretraining import (
+        MaskedLmObjective,
+        RecurrentLmObjective,
+        RestoringObjective,
+        SkipGramObjective,
+    )
     from llmyard.training.streams import Stream
 
     order_of = order_of or stored_order
@@ -150,6 +172,12 @@ def pretraining(
         case "denoising":
             marks = sentence_marks(tokenizer) if objective.shuffle_sentences else None
             view = DenoisingView(PackedView(shards, length - 1), marks, end_id=end_id, **ids, **_noise(objective))
+        case "skip_gram":
+            assert counts is not None, "skip_gram draws tokens by their frequency"
+            window = objective.model_dump(exclude={"kind"})
+            view = SkipGramView(PackedView(shards, length), counts, end_id=end_id, seed=seed, **window)
+            known = frequency_scores(counts, objective.subsample, objective.negatives)
+            return Stream(SkipGramObjective(torch.from_numpy(known).float()), view, order_of(view, shards))
         case "prefix_lm":
             view = PrefixView(PackedView(shards, length), end_id=end_id, seed=seed)
     return Stream(RestoringObjective(pad_id, loss), view, order_of(view, shards))
@@ -163,18 +191,6 @@ def _separator(tokenizer: Tokenizer) -> int:
     from llmyard.tokens.tokenizer import SEPARATOR
 
     return tokenizer.control(SEPARATOR)
-
-
-def _order(job: TrainJob, view: View, shards: ShardSet) -> Order:
-    """Returns the order of a job's samples; shards on remote storage are fetched ahead of it."""
-    from llmyard.tokens.mixture import MixedOrder
-    from llmyard.tokens.order import DataOrder
-    from llmyard.tokens.prefetch import prefetching
-
-    if not job.phases:
-        return prefetching(DataOrder(view.rows, job.config.seed), shards)
-    sources = [shard.source for shard in shards.shards]
-    return prefetching(MixedOrder(view.rows, sources, job.phases, job.config.seed), shards)
 
 
 def stored_order(view: View, shards: ShardSet) -> Order:

@@ -19,6 +19,7 @@ from llmyard.stages.stage import Making
 from llmyard.tokens.tokenizer import FILE
 
 if TYPE_CHECKING:
+    from llmyard.core.compiled import I64
     from llmyard.tokens.mixture import Phase
 
 
@@ -38,6 +39,10 @@ class TrainJob:
         ticket: Opens the run's tracker.
         board: Where to say how far it is.
         phases: Of the mixture of sources; none where each is drawn by its size.
+        replay: General text that is read too.
+        replay_phases: Of its sources.
+        vectors: Checkpoint whose input vectors a new model begins with.
+        counts: How often each token stands in the training data, for objectives that draw tokens.
     """
 
     config: Pretrain | Finetune
@@ -51,6 +56,10 @@ class TrainJob:
     ticket: Any
     board: Any
     phases: tuple[Phase, ...] = ()
+    replay: Artifact | None = None
+    replay_phases: tuple[Phase, ...] = ()
+    vectors: Artifact | None = None
+    counts: I64 | None = None
     family: str = ""
     label_smoothing: float = 0.0
 
@@ -82,7 +91,7 @@ def work(config: Mapping[str, Any]) -> None:
     import transformers
 
     from llmyard.core.tracking import NullTracker
-    from llmyard.models.families import load
+    from llmyard.stages.beginning import first_model
     from llmyard.stages.streams import training_streams, validation_streams
     from llmyard.tokens.tokenizer import Tokenizer
     from llmyard.training.checkpoint import Checkpoints
@@ -102,7 +111,7 @@ def work(config: Mapping[str, Any]) -> None:
 
     def fresh() -> Any:
         torch.manual_seed(stage.seed)
-        return _continued(job, tokenizer, load(job.base.local())) if job.base is not None else _build(job, tokenizer)
+        return first_model(job, tokenizer)
 
     layout = lay_out(fresh(), stage, peers, device)
     checkpoints = Checkpoints(
@@ -131,7 +140,7 @@ def work(config: Mapping[str, Any]) -> None:
         for source, stream in validation_streams(job, tokenizer).items():
             found = validate(judged, stream, stage, VALIDATION_SAMPLES)
             figures |= {f"validation_{name}{f'/{source}' if source else ''}": each for name, each in found.items()}
-        if stage.kind == "pretrain":
+        if stage.kind == "pretrain" and stage.objective.kind != "skip_gram":
             losses = {name: each for name, each in figures.items() if name.startswith("validation_loss")}
             figures |= {name.replace("loss", "perplexity"): math.exp(min(each, 50.0)) for name, each in losses.items()}
         # The step after: that of the loop's own metrics is taken.
@@ -180,44 +189,6 @@ def _gathered(model: Any, saved: Any, averaged: bool) -> Any:
     if averaged:
         saved.read({f"average/{name}": each.detach() for name, each in layout.parameters.items()})
     return layout
-
-
-def _continued(job: TrainJob, tokenizer: Any, base: Any) -> Any:
-    """Returns the model to go on with: the base as it is, or its encoder with the heads of a tagging task."""
-    from transformers import BertForPreTraining
-
-    from llmyard.models.families import tagger_from
-
-    if not (job.labels and isinstance(base, BertForPreTraining)):
-        return base
-    return tagger_from(base, **_tagging(job, tokenizer))
-
-
-def _tagging(job: TrainJob, tokenizer: Any) -> dict[str, Any]:
-    """Returns what a tagger must know of its task."""
-    from llmyard.tasks.question_answering import QUESTION_END
-
-    asks = isinstance(job.config, Finetune) and job.config.task.kind == "question_answering"
-    return {
-        "entity_types": tuple(job.labels.get("entity_types", ())),
-        "relations": tuple(job.labels.get("relations", ())),
-        "question_end": tokenizer.encode(QUESTION_END)[0] if asks else -1,
-    }
-
-
-def _build(job: TrainJob, tokenizer: Any) -> Any:
-    from llmyard.models.config import Bert
-    from llmyard.models.families import build, build_tagger
-    from llmyard.stages.streams import extra_ids
-
-    stage = job.config
-    assert stage.model is not None
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest
-    extra = extra_ids(stage) if isinstance(stage, Pretrain) else 0
-    ids = {"vocab_size": tokenizer.vocab_size + extra, "pad_id": tokenizer.pad_id, "max_tokens": longest}
-    if isinstance(stage, Finetune) and isinstance(stage.model, Bert):
-        return build_tagger(stage.model, **ids, **_tagging(job, tokenizer))
-    return build(stage.model, **ids, end_id=tokenizer.end_id)
 
 
 def _write_model(job: TrainJob, model: Any, tokenizer: Any) -> None:

@@ -18,9 +18,10 @@ from math import lcm
 from llmyard.core.errors import DataError
 from llmyard.core.seeds import mix
 from llmyard.tokens.config import Mixture
-from llmyard.tokens.order import DataOrder, Permutation, Place
+from llmyard.tokens.order import DataOrder, Order, Permutation, Place
 
 MIN_ROUND = 1024
+DOMAIN, GENERAL = "domain", "general"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,41 @@ class _Rates:
         return [samples * numerator // self.denominator for numerator in self.numerators]
 
 
-class MixedOrder:
+class DrawnOrder:
+    """Maps a global sample number to its place: several endless orders in turn, by draws.
+
+    Args:
+        draws: Which order a sample is of.
+        orders: By the names of ``draws.sources``; None for one that is never drawn.
+        shards: Of each order, the numbers of its shards among all.
+        samples_per_epoch: Samples of all shards; in as many draws an order comes more or less often than once.
+    """
+
+    def __init__(
+        self, draws: Draws, orders: Sequence[Order | None], shards: Sequence[Sequence[int]], samples_per_epoch: int
+    ) -> None:
+        self._draws, self._orders, self._shards = draws, orders, shards
+        self.samples_per_epoch = samples_per_epoch
+
+    def __getitem__(self, sample: int) -> Place:
+        source, number = self._draws[sample]
+        order = self._orders[source]
+        assert order is not None, "a source without samples has no quota"
+        place = order[number]
+        return Place(place.epoch, self._shards[source][place.shard], place.row)
+
+    def shards_ahead(self, sample: int, count: int) -> list[int]:
+        """Returns the shards that ``count`` samples from ``sample`` on are read from, the soonest needed first."""
+        ahead: list[list[int]] = []
+        begins, ends = self._draws.around(sample), self._draws.around(sample + count)
+        for order, shards, (low, _), (_, high) in zip(self._orders, self._shards, begins, ends, strict=True):
+            if order is not None and high > low:
+                ahead.append([shards[shard] for shard in order.shards_ahead(low, high - low)])
+        longest = max(map(len, ahead), default=0)
+        return [each[at] for at in range(longest) for each in ahead if at < len(each)]
+
+
+class MixedOrder(DrawnOrder):
     """Maps a global sample number to its place, sources mixed by shares; each source has an endless order of its own.
 
     Args:
@@ -144,41 +179,35 @@ class MixedOrder:
         self, rows: Sequence[int], sources: Sequence[str], phases: Sequence[Phase], seed: int,
         window: int = 65_536, segment: int = 4096,
     ) -> None:  # fmt: skip
-        self._draws = Draws(phases, mix(seed, -1))
-        self._shards: list[list[int]] = []
-        self._orders: list[DataOrder | None] = []
-        for number, name in enumerate(self._draws.sources):
+        draws = Draws(phases, mix(seed, -1))
+        every: list[list[int]] = []
+        orders: list[DataOrder | None] = []
+        for number, name in enumerate(draws.sources):
             shards = [shard for shard, source in enumerate(sources) if source == name]
             own = [rows[shard] for shard in shards]
             if not sum(own) and any(phase.shares[name] > 0 for phase in phases):
                 raise DataError(
                     f"source {name!r} has a share, but no samples", "give it the share 0, or prepare more text of it"
                 )
-            self._shards.append(shards)
-            self._orders.append(DataOrder(own, mix(seed, number), window, segment=segment) if sum(own) else None)
-        self._samples = sum(rows)
+            every.append(shards)
+            orders.append(DataOrder(own, mix(seed, number), window, segment=segment) if sum(own) else None)
+        super().__init__(draws, orders, every, sum(rows))
 
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples of all shards; in as many draws a source comes more or less often than once, by its share."""
-        return self._samples
 
-    def __getitem__(self, sample: int) -> Place:
-        source, number = self._draws[sample]
-        order = self._orders[source]
-        assert order is not None, "a source without samples has no quota"
-        place = order[number]
-        return Place(place.epoch, self._shards[source][place.shard], place.row)
+def replayed(domain: Order, general: Order, shards: tuple[int, int], share: float, seed: int) -> DrawnOrder:
+    """Returns an order over the shards of two corpora, those of the domain first.
 
-    def shards_ahead(self, sample: int, count: int) -> list[int]:
-        """Returns the shards that ``count`` samples from ``sample`` on are read from, the soonest needed first."""
-        ahead: list[list[int]] = []
-        begins, ends = self._draws.around(sample), self._draws.around(sample + count)
-        for order, shards, (low, _), (_, high) in zip(self._orders, self._shards, begins, ends, strict=True):
-            if order is not None and high > low:
-                ahead.append([shards[shard] for shard in order.shards_ahead(low, high - low)])
-        longest = max(map(len, ahead), default=0)
-        return [each[at] for at in range(longest) for each in ahead if at < len(each)]
+    Args:
+        domain: Order of the domain's samples.
+        general: Order of the general ones.
+        shards: How many shards the domain has, and how many the general corpus.
+        share: How many of all samples are general ones: exactly so over time.
+        seed: Of the turns.
+    """
+    shares = {DOMAIN: float(1 - Fraction(str(share))), GENERAL: share}
+    samples = domain.samples_per_epoch + general.samples_per_epoch
+    numbers = (range(shards[0]), range(shards[0], sum(shards)))
+    return DrawnOrder(Draws([Phase(None, shares)], mix(seed, -2)), (domain, general), numbers, samples)
 
 
 def phases_of(

@@ -55,7 +55,18 @@ class Denoising(Config):
     shuffle_sentences: bool = True
 
 
-SingleObjective = CausalLm | RecurrentLm | MaskedLm | SpanCorruption | PrefixLm | Denoising
+class SkipGram(Config):
+    """Tell the tokens around a token from drawn ones (skip-gram with negative sampling, Mikolov et al. 2013)."""
+
+    kind: Literal["skip_gram"] = "skip_gram"
+    window: int = Field(5, ge=1, le=64, description="Most tokens to either side; how many is drawn for each token.")
+    negatives: int = Field(5, ge=1, le=64, description="Drawn tokens beside each true one.")
+    subsample: float = Field(
+        1e-3, ge=0, lt=1, description="Of tokens with a larger share of the corpus some are passed over; 0 reads all."
+    )
+
+
+SingleObjective = CausalLm | RecurrentLm | MaskedLm | SpanCorruption | PrefixLm | Denoising | SkipGram
 
 
 class Part(Config):
@@ -87,6 +98,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "span_corruption": ("t5", "transformer"),
     "prefix_lm": ("t5", "transformer"),
     "denoising": ("t5", "transformer"),
+    "skip_gram": ("word_vectors",),
 }
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmyard.tokens.lanes import LaneSegment
 from llmyard.tokens.masking import Masked
+from llmyard.tokens.skip_gram import Pairs
 from llmyard.tokens.span_corruption import Corrupted
 from llmyard.training.objectives import IGNORE, PLAIN, Batch, Forgetful, TokenLoss, pad
 
@@ -106,6 +108,53 @@ class RestoringObjective(Forgetful):
         inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "use_cache": False}
         inputs["decoder_input_ids"] = batch["inputs"]
         return self.token_loss.of(model, batch["targets"], inputs)[0]
+
+
+@dataclass(frozen=True)
+class SkipGramObjective(Forgetful):
+    """Binary cross-entropy of the tokens around a token against drawn ones, summed over a pair's tokens, in nats.
+
+    A drawn token that happens to be the true one counts for nothing, as in word2vec.
+
+    Attributes:
+        frequency_scores: What a model that knows frequencies alone gives each token, (V): the loss to be compared with.
+    """
+
+    frequency_scores: Tensor
+
+    def collate(self, samples: Sequence[Pairs]) -> Batch:
+        """Returns ``centres`` (P) and ``around`` (P, 1 + K) of all samples."""
+        return {
+            "centres": torch.from_numpy(np.concatenate([sample.centres for sample in samples])),
+            "around": torch.from_numpy(np.concatenate([sample.around for sample in samples])),
+        }
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Returns the tokens that stand around, (P)."""
+        return batch["around"][:, 0]
+
+    def targets(self, batch: Batch) -> int:
+        """Returns P; 1 where all tokens were passed over, since a step divides by it."""
+        return max(1, len(batch["centres"]))
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed loss of all pairs."""
+        return self._sum(model(batch["centres"], batch["around"]), batch)
+
+    def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Returns the loss, and that of the best scores that do not look at the centre."""
+        count = float(self.targets(batch))
+        scores = self.frequency_scores.to(batch["around"].device)[batch["around"]]
+        return {
+            "loss": (float(self.loss(model, batch)), count),
+            "frequency_loss": (float(self._sum(scores, batch)), count),
+        }
+
+    def _sum(self, scores: Tensor, batch: Batch) -> Tensor:
+        around = batch["around"]
+        drawn = around != around[:, :1]
+        scores = scores.float()
+        return F.softplus(-scores[:, 0]).sum() + (F.softplus(scores) * drawn).sum()
 
 
 class RecurrentLmObjective:

@@ -68,13 +68,22 @@ def test_a_checkpoints_tokenizer_is_its_parent_and_taken_in_once(store: Artifact
 def test_what_it_cannot_be_used_for_is_said_at_import(store: ArtifactStore, tiny: Any, tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
+    from llmyard.tokens.tokenizer import CONTROL
+    from llmyard.tokens.tokenizer import Tokenizer as Ours
+
     folder = tmp_path / "gpt2"
     shutil.copytree(tiny.folders["base"], folder)
-    Tokenizer(models.BPE()).save(str(folder / "tokenizer.json"))
+    Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(folder / "tokenizer.json"))
     plain = take_in(store, "checkpoint", folder, "plain")
-    assert plain.details["can"] == []
+    assert plain.details["can"] == ["init"]
     assert "lacks the control tokens" in plain.details["cannot"]["ask"]
-    assert plain.parents == ()
+    (tokenizer,) = plain.parents  # with which data can be prepared: the control tokens stand behind what it had
+    usable = Ours.load(store.get(tokenizer).local("tokenizer.json"))
+    assert [usable.control(token) for token in CONTROL] == list(range(2, 10))
+    assert usable.encode("ab") == [0, 1]
+    Tokenizer(models.BPE()).save(str(folder / "tokenizer.json"))
+    with pytest.raises(RequestError, match="holds no tokens"):
+        take_in(store, "checkpoint", folder, "empty")
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in take_in(store, "checkpoint", folder, "bare").details["cannot"]["init"]
 

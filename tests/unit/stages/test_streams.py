@@ -15,6 +15,7 @@ from llmyard.sources.smallworld import SmallWorld
 from llmyard.stages.config import Pretrain, job_adapter
 from llmyard.stages.streams import extra_ids, pretraining
 from llmyard.tokens.config import BpeTokenizer
+from llmyard.tokens.frequencies import token_counts
 from llmyard.tokens.order import DataOrder
 from llmyard.tokens.shards import ShardSet, ShardWriter, token_dtype
 from llmyard.tokens.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "transformer_xl": {"model": {"family": "transformer_xl", "layers": 2, "memory_length": 40, **TINY},
                        "objective": {"kind": "recurrent_lm"}},
+    "word_vectors": {"model": {"family": "word_vectors", "hidden_size": 32}, "objective": {"kind": "skip_gram"},
+                     "optimizer": {"learning_rate": 2e-2}},
 }  # fmt: skip
 
 
@@ -78,7 +81,8 @@ class Training:
         shards = ShardSet(folder, "train")
         parts = objectives_of(self.config.objective)
         order = lambda view, shards: DataOrder(view.rows, 5)  # noqa: E731
-        made = [pretraining(self.config, each, shards, TOKENIZER, order) for each in parts]
+        self.counts = token_counts(shards.shards, TOKENIZER.vocab_size)
+        made = [pretraining(self.config, each, shards, TOKENIZER, order, self.counts) for each in parts]
         weights = [part.weight for part in getattr(self.config.objective, "parts", ())] or [1.0]
         torch.manual_seed(1)
         assert self.config.model is not None
@@ -96,7 +100,7 @@ class Training:
 
     def validated(self, folder: Path) -> dict[str, float]:
         objective = objectives_of(self.config.objective)[0]
-        stream = pretraining(self.config, objective, ShardSet(folder, "validation"), TOKENIZER)
+        stream = pretraining(self.config, objective, ShardSet(folder, "validation"), TOKENIZER, counts=self.counts)
         return validate(Layout(self.model), stream, self.config, 64)
 
 

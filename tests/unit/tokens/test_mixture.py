@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from llmyard.core.errors import DataError
 from llmyard.tokens.config import Mixture
-from llmyard.tokens.mixture import MIN_ROUND, Draws, MixedOrder, Phase, phases_of
-from llmyard.tokens.order import Place
+from llmyard.tokens.mixture import MIN_ROUND, Draws, MixedOrder, Phase, phases_of, replayed
+from llmyard.tokens.order import DataOrder, Place
 
 SHARE = st.one_of(st.integers(0, 20), st.floats(0.1, 5))
 SHARES = st.lists(SHARE, min_size=1, max_size=5).filter(any).map(
@@ -173,3 +173,25 @@ def test_a_mixture_that_makes_no_sense_is_refused(given: dict[str, object], said
 def test_a_source_with_a_share_needs_samples() -> None:
     with pytest.raises(DataError, match="source 'b' has a share, but no samples"):
         MixedOrder([5, 0], ["a", "b"], [Phase(None, {"a": 1, "b": 1})], 0)
+
+
+def test_a_replays_share_is_exact_and_every_sample_comes_once_an_epoch() -> None:
+    domain, general = DataOrder([70, 30], 5), DataOrder([40, 0, 60], 5)
+    order = replayed(domain, general, (2, 3), 0.2, 9)
+    places = [order[sample] for sample in range(5 * MIN_ROUND)]
+    of_general = [place for place in places if place.shard >= 2]
+    assert len(of_general) == MIN_ROUND
+    assert all(0.12 < sum(p.shard >= 2 for p in places[at : at + 500]) / 500 < 0.28 for at in range(0, 5000, 500))
+    for part in (of_general, [place for place in places if place.shard < 2]):
+        assert len(set(part)) == len(part)
+        assert max(place.epoch for place in part) == (len(part) - 1) // 100
+    assert [order[sample] for sample in range(300, 310)] == places[300:310]  # from any step on
+    assert set(order.shards_ahead(0, 1000)) == {0, 1, 2, 4}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.33, 0.2, 0.999])
+def test_a_replays_share_holds_over_time(share: float) -> None:
+    order = replayed(DataOrder([10], 1), DataOrder([10], 1), (1, 1), share, 0)
+    count = 100_000
+    found = sum(order[sample].shard == 1 for sample in range(count))
+    assert abs(found - share * count) <= MIN_ROUND * min(share, 1 - share) * 2 + 1
