@@ -28,7 +28,6 @@ from llmyard.tokens.config import BpeTokenizer, ExtendedTokenizer
 from llmyard.tokens.extension import extend
 from llmyard.tokens.shards import ShardWriter, token_dtype
 from llmyard.tokens.tokenizer import FILE, Tokenizer
-from llmyard.training.config import Batch
 from llmyard.training.peers import Peers
 
 ENGLISH = [f"The river {number} was deep and the boat was small." for number in range(60)]
@@ -256,11 +255,10 @@ def test_a_fifth_of_the_samples_is_general_at_any_world_size(store: ArtifactStor
     (stream,) = training_streams(made, NEW).streams
     own = joined(made, "train").own
     assert sum(stream.order[sample].shard >= own for sample in range(5120)) == 1024
-    batch = Batch(size=10, micro_batch=5)
 
     def step(number: int, world: int) -> list[Any]:
         streams = training_streams(made, NEW)
-        parts = [streams.micro_batches(number, batch, Peers(rank, world)) for rank in range(world)]
+        parts = [streams.micro_batches(2 * number, 2, 5, Peers(rank, world)) for rank in range(world)]
         found = sorted((each for part in parts for each in part), key=lambda each: each.number)
         return [each.batch["ids"].tolist() for each in found]
 

@@ -1,9 +1,8 @@
-"""One worker of a small training, started by ``test_divided.py`` as a process of its own."""
+"""One worker of a small training, which ``test_divided.py`` starts as a process of its own."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +97,11 @@ def _done(losses: dict[int, float]) -> int:
     return max(losses, default=0)
 
 
-if __name__ == "__main__":
-    place, rank, world, settings, until = (
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        int(sys.argv[3]),
-        sys.argv[4],
-        sys.argv[5],
-    )
+def work(folder: str, rank: int, world: int, fields: dict[str, Any], until: int, meeting: str, answer: str) -> None:
+    """Runs one worker, and writes what it saw to a file."""
     torch.set_num_threads(1)
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{sys.argv[6]}", rank=rank, world_size=world)
-    sys.stdout.write("RESULT" + json.dumps(run(place, Peers.current(), json.loads(settings), int(until))))
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    Path(answer).write_text(json.dumps(run(Path(folder), Peers.current(), fields, until)))
     if world > 1:
         dist.destroy_process_group()

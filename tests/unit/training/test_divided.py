@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
 import sys
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-WORKER = Path(__file__).with_name("divided.py")
+HERE = str(Path(__file__).parent)
+PATIENCE = 240.0
 
 
-def workers(folder: Path, world: int, until: int = 50, **fields: Any) -> list[dict[str, Any]]:
-    """Runs the workers of one training and returns what each saw, by rank."""
-    meeting = str(folder / uuid.uuid4().hex)
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(rank), str(world), json.dumps(fields), str(until), meeting],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=240) for process in started]
-    assert [process.returncode for process in started] == [0] * world, outputs[-1][1][-3000:] + outputs[0][1][-3000:]
-    return [json.loads(out.partition("RESULT")[2]) for out, _ in outputs]
+@pytest.fixture(scope="module")
+def started() -> Iterator[Any]:
+    """A server of processes that have torch loaded already."""
+    sys.path.insert(0, HERE)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["divided", "torch.distributed.fsdp", "torch.distributed.pipelining"])
+    yield context
+    sys.path.remove(HERE)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    sys.path.insert(0, str(WORKER.parent))
-    try:
-        import divided
-    finally:
-        sys.path.pop(0)
+def folder(tmp_path: Path, started: Any) -> Path:
+    import divided
+
     (tmp_path / "shards").mkdir()
     divided.make_shards(tmp_path / "shards")
     return tmp_path
+
+
+@pytest.fixture
+def workers(started: Any) -> Callable[..., list[dict[str, Any]]]:
+    """Runs the workers of one training and returns what each saw, by rank."""
+    import divided
+
+    def run(folder: Path, world: int, until: int = 50, **fields: Any) -> list[dict[str, Any]]:
+        name = uuid.uuid4().hex
+        answers = [folder / f"{name}-{rank}.json" for rank in range(world)]
+        processes = [
+            started.Process(
+                target=divided.work,
+                args=(str(folder), rank, world, dict(fields), until, str(folder / name), str(answers[rank])),
+            )
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+        assert [process.exitcode for process in processes] == [0] * world
+        return [json.loads(answer.read_text()) for answer in answers]
+
+    return run
 
 
 def fresh(folder: Path, name: str) -> Path:
@@ -61,7 +80,9 @@ def close(one: dict[str, float], other: dict[str, float]) -> bool:
         ("gpt2", {"shard": 2}),
     ],
 )  # fmt: skip
-def test_two_workers_match_one_over_fifty_steps(folder: Path, family: str, parallel: dict[str, int]) -> None:
+def test_two_workers_match_one_over_fifty_steps(
+    folder: Path, workers: Any, family: str, parallel: dict[str, int]
+) -> None:
     (one,) = workers(fresh(folder, "one"), 1, family=family)
     both = workers(fresh(folder, "two"), 2, family=family, parallel=parallel)
     assert len(one["losses"]) == 50
@@ -76,7 +97,9 @@ def test_two_workers_match_one_over_fifty_steps(folder: Path, family: str, paral
 
 
 @pytest.mark.parametrize("parallel", [{}, {"shard": 2}])
-def test_a_run_resized_from_one_to_two_to_one_reads_every_sample_once(folder: Path, parallel: dict[str, int]) -> None:
+def test_a_run_resized_from_one_to_two_to_one_reads_every_sample_once(
+    folder: Path, workers: Any, parallel: dict[str, int]
+) -> None:
     (whole,) = workers(fresh(folder, "whole"), 1)
     place = fresh(folder, "resized")
     (first,) = workers(place, 1, until=17)
@@ -90,7 +113,7 @@ def test_a_run_resized_from_one_to_two_to_one_reads_every_sample_once(folder: Pa
     assert sorted(number for part in read for number in part) == list(range(50 * 4))
 
 
-def test_fewer_micro_batches_than_workers_leave_some_idle_but_change_nothing(folder: Path) -> None:
+def test_fewer_micro_batches_than_workers_leave_some_idle_but_change_nothing(folder: Path, workers: Any) -> None:
     batch = {"size": 4, "micro_batch": 4}
     (one,) = workers(fresh(folder, "one"), 1, batch=batch)
     elastic = {"workers": {"min": 1, "max": 2}}
