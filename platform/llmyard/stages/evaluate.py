@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -152,13 +152,18 @@ def _perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
             continue
         loss = figures.get("masked_loss", figures["loss"])
         unigram = figures.pop("unigram")
+        trigram = {"trigram_perplexity": math.exp(figures.pop("trigram"))} if "trigram" in figures else {}
         scored[split] = {
             "metrics": {"perplexity": math.exp(min(loss, 50.0)), **figures},
-            "baseline": {"perplexity": math.exp(unigram), "loss": unigram},
+            "baseline": {"perplexity": math.exp(unigram), "loss": unigram, **trigram},
             "baseline_name": "token frequencies",
             "key_metric": "perplexity",
         }
     return scored
+
+
+COUNTED_TOKENS = 8_000_000  # some 500 MB while they are sorted
+COUNTED_RUN = 512
 
 
 class LossWorker:
@@ -192,6 +197,7 @@ class LossWorker:
         objective = objectives_of(self.trained.objective)[0]
         shards = ShardSet.of(self.shards, unit["split"])
         stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
+        counting = self._counting() if objective.kind in ("causal_lm", "recurrent_lm") else None
         size = self.batch_size if unit["parts"] > 1 else self.trained.batch.micro_batch
         count = min(stream.order.samples_per_epoch, self.limit or stream.order.samples_per_epoch)
         sums: Counter[str] = Counter()
@@ -203,7 +209,22 @@ class LossWorker:
                 labels = stream.objective.labels(batch)
                 wanted = labels[labels != IGNORE].numpy()
                 sums.update({"unigram": float(surprise[wanted].sum()), "unigram/count": float(len(wanted))})
+                if counting is not None:
+                    for ids, row in zip(batch["ids"].numpy(), labels.numpy(), strict=True):
+                        said = counting.surprise(ids)[1:][row != IGNORE]
+                        sums.update({"trigram": float(said.sum()), "trigram/count": float(len(said))})
         return dict(sums)
+
+    def _counting(self) -> Any:
+        """Returns a model that counts the training split's n-grams, of as many tokens as fit."""
+        from llmyard.tokens.ngrams import NgramModel
+        from llmyard.tokens.shards import ShardSet
+        from llmyard.tokens.views import PackedView
+
+        view = PackedView(ShardSet.of(self.shards, "train"), COUNTED_RUN)
+        places = ((shard, row) for shard, rows in enumerate(view.rows) for row in range(rows))
+        runs = (view(shard, row) for shard, row in islice(places, COUNTED_TOKENS // COUNTED_RUN))
+        return NgramModel(runs, int(self.model.config.vocab_size))
 
     def _counts(self) -> Any:
         """Returns how often each token stands in the training split."""
