@@ -86,13 +86,14 @@ def _document(store: Any, artifact: Any, document: str | None, shard: str | None
     from dataclasses import asdict
 
     from llmyard.core.errors import RequestError
+    from llmyard.stages.bases import tokenizer_of
     from llmyard.tokens.lookup import document_at, find_document
     from llmyard.tokens.tokenizer import FILE, Tokenizer
 
-    tokenizers = [parent for parent in artifact.parents if parent.startswith("tokenizer/")]
-    if artifact.kind != "shards" or not tokenizers:
+    written_with = tokenizer_of(artifact, store)
+    if artifact.kind != "shards" or written_with is None:
         raise RequestError(f"{artifact.reference} holds no shards of documents", "name shards that a job made")
-    tokenizer = Tokenizer.load(store.get(tokenizers[0]).local(FILE))
+    tokenizer = Tokenizer.load(written_with.local(FILE))
     if document is not None:
         return asdict(find_document(artifact, document, tokenizer))
     return asdict(document_at(artifact, str(shard), position, tokenizer))

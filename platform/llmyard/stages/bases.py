@@ -108,6 +108,15 @@ def _unreachable(init: str, error: Exception) -> RequestError:
     )
 
 
+def tokenizer_of(shards: Artifact, store: ArtifactStore) -> Artifact | None:
+    """Returns the tokenizer that shards were written with; None where none is known.
+
+    Of shards with an extended tokenizer, the one that was extended is a parent too: it comes first.
+    """
+    named = [parent for parent in shards.parents if parent.startswith("tokenizer/")]
+    return store.get(named[-1]) if named else None
+
+
 def same_tokenizer(checkpoint: Artifact, tokenizer: Artifact) -> None:
     """Raises RequestError if a checkpoint was made with another tokenizer."""
     if tokenizer.reference not in checkpoint.parents:

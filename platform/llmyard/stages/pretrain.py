@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import DataError, RequestError
 from llmyard.core.jobfile import nearest
-from llmyard.stages.bases import base_of, check_base, check_replay, check_vectors
+from llmyard.stages.bases import base_of, check_base, check_replay, check_vectors, tokenizer_of
 from llmyard.stages.config import Pretrain
 from llmyard.stages.counting import counted
 from llmyard.stages.stage import Made, Making
@@ -48,8 +48,8 @@ def _streams(config: Pretrain, name: str, store: ArtifactStore) -> tuple[Artifac
         DataError: A split has less than a sequence.
     """
     shards = store.get(name, "shards")
-    tokenizers = [store.get(parent) for parent in shards.parents if parent.startswith("tokenizer/")]
-    if not tokenizers or shards.config.get("kind") != "prepare":
+    tokenizer = tokenizer_of(shards, store)
+    if tokenizer is None or shards.config.get("kind") != "prepare":
         raise RequestError(f"{shards.reference} holds no token streams made by `prepare`", "name prepared shards")
     least = config.sequence_length if config.packing == "concatenate" else 1
     for split in ("train", "validation"):  # said here, since workers would be started again and again for it
@@ -59,7 +59,7 @@ def _streams(config: Pretrain, name: str, store: ArtifactStore) -> tuple[Artifac
                 f"split {split!r} of {shards.reference} has {tokens:.0f} tokens, less than one sequence of {least}",
                 "prepare more text, a larger share of that split, or set a smaller sequence_length",
             )
-    return shards, tokenizers[0]
+    return shards, tokenizer
 
 
 def weights_of(shards: Artifact) -> dict[str, float]:
@@ -91,8 +91,13 @@ def phases_in(config: Pretrain, shards: Artifact) -> tuple[Phase, ...]:
     Raises:
         DataError: As :func:`_phases`.
     """
+    return _phases(config, shards, config.mixture, _own_samples(config))
+
+
+def _own_samples(config: Pretrain) -> int:
+    """Returns how many samples of a run are of its own corpus, not of a replay's."""
     share = config.replay.share if config.replay is not None else 0.0
-    return _phases(config, shards, config.mixture, round(config.steps * config.batch.size * (1 - share)))
+    return round(config.steps * config.batch.size * (1 - share))
 
 
 def _phases(config: Pretrain, shards: Artifact, mixture: Mixture | None, samples: int) -> tuple[Phase, ...]:
@@ -168,5 +173,5 @@ def make(config: Pretrain, making: Making) -> Made:
         "family": config.model.family if config.model is not None else base.details["family"] if base else "",
     }
     if phases:
-        details["mixture"] = shown(phases, config.steps * config.batch.size)
+        details["mixture"] = shown(phases, _own_samples(config))
     return Made(metrics, details)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(Storage(str(tmp_path / "store")))
 
 
-def corpus(store: ArtifactStore, name: str, tokenizer: Tokenizer, texts: dict[str, list[str]]) -> Artifact:
+def corpus(
+    store: ArtifactStore, name: str, tokenizer: Tokenizer, texts: dict[str, list[str]], extended: Sequence[str] = ()
+) -> Artifact:
     """Commits a tokenizer and shards as ``prepare`` does, one shard a source and split."""
     with store.begin("tokenizer", name, f"t-{name}") as draft:
         draft.storage.write(f"{draft.folder}/{FILE}", tokenizer.to_json().encode())
@@ -63,7 +66,10 @@ def corpus(store: ArtifactStore, name: str, tokenizer: Tokenizer, texts: dict[st
         }
         sources = [{"kind": "files", "name": source} for source in texts]
         return draft.commit(
-            config={"kind": "prepare", "sources": sources}, parents=[of.reference], metrics=tokens, files=entries
+            config={"kind": "prepare", "sources": sources},
+            parents=[*extended, of.reference],
+            metrics=tokens,
+            files=entries,
         )
 
 
@@ -270,9 +276,8 @@ def test_a_fifth_of_the_samples_is_general_at_any_world_size(store: ArtifactStor
 
 
 def test_the_model_of_a_run_has_the_new_tokens_and_the_ids_behind(store: ArtifactStore, tmp_path: Path) -> None:
-    corpus(store, "domain", NEW, {"s": CHINESE})
     base = f"hub:{folder_of(tmp_path / 'm', OLD)}"
-    adopt(base, store)
+    corpus(store, "domain", NEW, {"s": CHINESE}, extended=adopt(base, store).parents)
     model = first_model(train_job(job(init=base), store), NEW)
     assert len(model.get_input_embeddings().weight) == model.config.vocab_size == NEW.vocab_size
 
