@@ -48,6 +48,14 @@ CONTINUED: list[dict[str, Any]] = [
      "model": {"family": "gpt2", "layers": 1, **TINY}, "embedding_init": "word_vectors",
      "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1}},
 ]  # fmt: skip
+# Whole on no worker; more workers than there is room for come and go.
+DIVIDED: dict[str, dict[str, Any]] = {
+    "sharded": {"model": {"family": "llama", "layers": 1, **TINY, "feed_forward_size": 24}, "parallel": {"shard": 2},
+                "ema_decay": 0.5, "evaluate_every_steps": 2},
+    "piped": {"model": {"family": "gpt2", "layers": 2, **TINY}, "parallel": {"pipeline": 2}},
+    "elastic": {"model": {"family": "gpt2", "layers": 1, **TINY}, "resources": {"workers": {"min": 1, "max": 4}},
+                "keep_best": True, "evaluate_every_steps": 2},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +77,15 @@ def results(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
         stages.append({"kind": "evaluate", "output": f"{name}-tuned-report", "checkpoint": f"{name}-tuned",
                        "limit": 10})  # fmt: skip
     stages += CONTINUED
+    for name, fields in DIVIDED.items():
+        stages.append({"kind": "pretrain", "output": name, "shards": "corpus", "sequence_length": 64, "steps": 4,
+                       "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 2}, **fields})  # fmt: skip
     job = job_adapter().validate_python({"kind": "pipeline", "name": "families", "stages": stages})
     done = run(job, storage=str(tmp_path_factory.mktemp("families")))
     names = [*FAMILIES, *(f"{name}-tuned" for name in TUNED)]
     found = {name: done[1 + 2 * number : 3 + 2 * number] for number, name in enumerate(names)}
-    return found | {"continued": done[-2:-1], "from-vectors": done[-1:]}
+    rest = {result.artifacts[0].name: [result] for result in done}
+    return found | {name: rest[name] for name in ("continued", "from-vectors", *DIVIDED)}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -124,6 +136,17 @@ def test_a_vocabulary_grows_and_both_texts_are_judged_apart(results: dict[str, l
 def test_a_model_begins_with_word_vectors(results: dict[str, list[StageResult]]) -> None:
     vectors, model = results["word_vectors"][0].artifacts[0], results["from-vectors"][0].artifacts[0]
     assert vectors.reference in model.parents
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_a_divided_model_is_written_whole(results: dict[str, list[StageResult]], name: str) -> None:
+    trained = results[name][0].artifacts[0]
+    model = load(trained.local())
+    ids = torch.randint(20, 200, (2, 64))
+    with torch.no_grad():
+        loss = float(model(input_ids=ids, labels=ids).loss)
+    assert 1 < loss < 10
+    assert 1 < trained.metrics["validation_loss"] < math.log(model.config.vocab_size) + 1
 
 
 def vocabulary(checkpoint: Artifact) -> int:

@@ -24,6 +24,11 @@ JOB: dict[str, Any] = {
     "kind": "prepare", "output": "corpus", "sources": [{"kind": "smallworld", "documents": 20_000}],
     "documents_per_task": 50, "tokenizer": {"vocab_size": 400},
 }  # fmt: skip
+SMALL: dict[str, Any] = JOB | {"sources": [{"kind": "smallworld", "documents": 200}], "splits": {"validation": 0.1}}
+TRAINED: dict[str, Any] = {
+    "kind": "pretrain", "output": "base", "shards": "corpus", "sequence_length": 32, "steps": 100_000,
+    "model": {"family": "gpt2", "layers": 1, "hidden_size": 16, "heads": 2}, "checkpoint_every_steps": 100_000,
+}  # fmt: skip
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -70,6 +75,24 @@ def test_a_job_that_is_stopped_says_so_and_ends_in_one_object(tmp_path: Path, nu
     assert [json.loads(line) for line in out] == [{"status": "failed", "artifacts": [], "error": "interrupted"}]
     assert err.splitlines()[0] == "starting Ray …"
     assert err.splitlines()[-1] == "interrupted; run the same command again to go on"
+
+
+def test_training_that_is_stopped_saves_where_it_is(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name, fields in {"corpus": SMALL, "base": TRAINED}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+    corpus = start("run", str(tmp_path / "corpus.yaml"), "--storage", str(store))
+    assert corpus.wait(PATIENCE) == 0
+    command = start("run", str(tmp_path / "base.yaml"), "--storage", str(store))
+
+    def trains() -> bool:
+        lines = [line for file in (store / "spool").rglob("*.jsonl") for line in file.read_text().splitlines()]
+        return len(lines) > 20
+
+    code, _, err = stopped(command, trains, signal.SIGTERM)
+    assert code == 130, err
+    (mark,) = store.glob("checkpoint/base/*/_making/progress/*.json")
+    assert int(mark.name.partition("-")[0]) > 10  # no checkpoint was due before step 100,000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
