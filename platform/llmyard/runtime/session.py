@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
 import os
@@ -108,24 +107,36 @@ def _watched() -> Iterator[None]:
     nodes = [child for child in psutil.Process().children() if child.name() == "raylet"]
     ended = threading.Event()
     _lost.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        if not ended.is_set():
+            raise _NodeLost
 
     def watch() -> None:
         while not ended.wait(0.5):
             if not all(_runs(node) for node in nodes) and not ended.is_set():
                 _lost.set()
-                _thread.interrupt_main()
+                # To the main thread itself: it may wait for a lock, from which only a signal wakes it. Not SIGINT,
+                # which a shell's background jobs ignore.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
-    if threading.current_thread() is threading.main_thread():
-        threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
+    former = signal.signal(signal.SIGUSR1, interrupt)
+    threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
     try:
         yield
-    except KeyboardInterrupt:
-        if not _lost.is_set():
-            raise
+    except _NodeLost:
         raise LlmyardError("Ray's node process (raylet) on this machine died", RUN_AGAIN) from None
     finally:
         ended.set()
+        signal.signal(signal.SIGUSR1, former)
+
+
+class _NodeLost(BaseException):
+    """Ends what the main thread does when the private Ray's node process is dead."""
 
 
 def _runs(process: Any) -> bool:
