@@ -91,7 +91,10 @@ TokenizerChoice = Annotated[
 
 
 class Splits(Config):
-    """Shares of the documents held out of training, chosen by a hash of the text after deduplication."""
+    """Shares of the documents held out of training, chosen by a hash of the text after cleaning.
+
+    Near copies of one text never stand in two splits where ``deduplicate`` is among the cleaning steps.
+    """
 
     validation: float = Field(0.02, ge=0, lt=0.5)
     test: float = Field(0.0, ge=0, lt=0.5)
