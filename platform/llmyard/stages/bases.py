@@ -8,7 +8,7 @@ from pathlib import Path
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.models.written import Shape, shape_of
-from llmyard.stages.config import HUB, Pretrain, hub_name
+from llmyard.stages.config import HUB, Finetune, Pretrain, hub_name, refusal
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of
@@ -135,6 +135,7 @@ def check_base(config: Pretrain, base: Artifact, tokenizer: Artifact) -> None:
                 f"{base.reference} is of family {family or 'unknown'!r}, which does not learn by {each.kind}",
                 f"{each.kind} is learned by {', '.join(FAMILIES[each.kind])}",
             )
+    check_family(config, base)
     shape = shape_of(base.local("config.json"))
     if shape.positions is not None and config.sequence_length > shape.positions:
         raise RequestError(
@@ -142,6 +143,13 @@ def check_base(config: Pretrain, base: Artifact, tokenizer: Artifact) -> None:
             f"set sequence_length to {shape.positions} at most",
         )
     _check_vocabulary(base, shape, tokenizer)
+
+
+def check_family(config: Pretrain | Finetune, base: Artifact) -> None:
+    """Raises RequestError if a model of a checkpoint's family cannot be divided or computed as a run asks for."""
+    found = refusal(config, str(base.details.get("family", "")))
+    if found is not None:
+        raise RequestError(f"{base.reference}: {found}", "change the field that it names")
 
 
 def _check_vocabulary(base: Artifact, shape: Shape, tokenizer: Artifact) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
@@ -112,7 +112,8 @@ class Pretrain(Stage, Training):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        return _check_divisible(self)
+        _allowed(self)
+        return self
 
     @model_validator(mode="after")
     def _model_or_init(self) -> Self:
@@ -154,7 +155,8 @@ class Finetune(Stage, Training):
     def _divisible(self) -> Self:
         if self.parallel.pipeline > 1:
             raise ValueError("parallel.pipeline is for pretraining: examples differ in length")
-        return _check_divisible(self)
+        _allowed(self)
+        return self
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
@@ -168,20 +170,24 @@ class Finetune(Stage, Training):
         return self
 
 
-_Trained = TypeVar("_Trained", bound="Pretrain | Finetune")
 _DIVIDED_BY = {"tensor": ("llama",), "pipeline": ("gpt2", "llama")}
 _WITH_OUTPUT_LAYER = ("gpt2", "llama", "t5", "bert")
 
 
-def _check_divisible(config: _Trained) -> _Trained:
-    """Raises ValueError if a model of the family that is given cannot be divided or computed as asked for."""
-    family = config.model.family if config.model is not None else None
-    for field, families in _DIVIDED_BY.items() if family is not None else ():
+def refusal(config: Training, family: str) -> str | None:
+    """Returns why a model of a family cannot be divided or computed as asked for; None where it can."""
+    for field, families in _DIVIDED_BY.items():
         if getattr(config.parallel, field) > 1 and family not in families:
-            raise ValueError(f"parallel.{field} divides {' and '.join(families)}, not {family}: use parallel.shard")
-    if config.fused_loss and family is not None and family not in _WITH_OUTPUT_LAYER:
-        raise ValueError(f"fused_loss works with {', '.join(_WITH_OUTPUT_LAYER)}, not with {family}")
-    return config
+            return f"parallel.{field} divides {' and '.join(families)}, not {family}: use parallel.shard"
+    if config.fused_loss and family not in _WITH_OUTPUT_LAYER:
+        return f"fused_loss works with {', '.join(_WITH_OUTPUT_LAYER)}, not with {family}"
+    return None
+
+
+def _allowed(config: Pretrain | Finetune) -> None:
+    found = refusal(config, config.model.family) if config.model is not None else None
+    if found is not None:
+        raise ValueError(found)
 
 
 def families_for(task: str) -> tuple[str, ...]:

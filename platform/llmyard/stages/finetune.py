@@ -13,7 +13,7 @@ from llmyard.core.fingerprint import fingerprint
 from llmyard.core.storage import Storage
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
-from llmyard.stages.bases import base_of, same_tokenizer
+from llmyard.stages.bases import base_of, check_family, same_tokenizer
 from llmyard.stages.config import Finetune, families_for
 from llmyard.stages.preparing.encoding import folder_for
 from llmyard.stages.stage import Made, Making
@@ -34,6 +34,7 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
         found["base"] = base_of(config.init, store)
         same_tokenizer(found["base"], found["tokenizer"])
         _check_base(config, found["base"])
+        check_family(config, found["base"])
     return found
 
 

@@ -90,7 +90,9 @@ class Piped(Layout):
         for name in self._stage.shared:
             parameter = self.parameters.get(name)
             gradient = parameter.grad if parameter is not None else None
-            self._line.sum_tensors([gradient if gradient is not None else torch.zeros(self._stage.shared[name])])
+            self._line.sum_tensors(
+                [gradient if gradient is not None else torch.zeros(self._stage.shared[name], device=self.device)]
+            )
 
     def clip(self, most: float) -> float:
         """As for a whole model; a shared embedding is counted once."""

@@ -131,3 +131,25 @@ def test_a_job_file_names_the_place_of_a_wrong_share(tmp_path: Path) -> None:
         load_job(path, job_adapter())
     assert "job.yaml:9:12: mixture.shares.books" in str(caught.value)
     assert "did you mean 'until'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parallel": {"tensor": 2}, "resources": {"workers": 2}}, "parallel.tensor divides llama, not gpt2"),
+        ({"parallel": {"shard": 3}, "resources": {"workers": 4}}, "parallel needs 3 workers"),
+        ({"parallel": {"shard": 2}, "resources": {"workers": {"max": 2}}}, "divides a fixed number of workers"),
+        ({"parallel": {"shard": 2}, "optimizer": {"kind": "muon"}}, "parallel.shard needs adamw"),
+        ({"parallel": {"pipeline": 2}, "document_boundaries": True}, "without document_boundaries"),
+        ({"parallel": {"pipeline": 2}, "precision": "float16"}, "whole models only"),
+        ({"fused_loss": True, "z_loss": 1e-4}, "the logits that `fused_loss` never holds"),
+        ({"model": {"family": "transformer_xl"}, "fused_loss": True}, "not with transformer_xl"),
+        ({"keep_best": True}, "give `evaluate_every_steps` too"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_divided_or_computed_is_refused_when_the_job_is_read(
+    fields: dict[str, Any], message: str
+) -> None:
+    plain = {"kind": "pretrain", "output": "x", "shards": "s", "steps": 4, "model": {"family": "gpt2"}}
+    with pytest.raises(ValidationError, match=message):
+        job_adapter().validate_python({**plain, "batch": {"size": 48, "micro_batch": 4}, **fields})
