@@ -217,6 +217,8 @@ class TrackingService:
         self._gateway = MlflowGateway(uri, artifact_root)
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
+        # A run that is still being opened when it is settled would be RUNNING again after its end.
+        self._starting = threading.Lock()
         self._stopped = threading.Event()
         if background:
             threading.Thread(target=self._tidy, name="llmyard-tidy", daemon=True).start()
@@ -241,8 +243,9 @@ class TrackingService:
 
     def settle(self, token: str) -> bool:
         """Sends what is on this machine's disk and ends the run as noted; True if nothing is left to do."""
-        self._open.discard(token)
-        self._runs.pop(token, None)
+        with self._starting:
+            self._open.discard(token)
+            self._runs.pop(token, None)
         return self._flush(RunFolder(self._root, token))
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
@@ -275,8 +278,13 @@ class TrackingService:
         self._stopped.set()
 
     def _run_id(self, token: str) -> str:
-        if token in self._runs:
-            return self._runs[token]
+        known = self._runs.get(token)
+        if known is not None:
+            return known
+        with self._starting:
+            return self._runs.get(token) or self._started(token)
+
+    def _started(self, token: str) -> str:
         folder = RunFolder(self._root, token)
         record = folder.record()
         if record is None:
