@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-STEPS, EVERY = 400, 5
+EVERY = 5
 PREPARE = {
     "kind": "prepare", "output": "corpus", "sources": [{"kind": "smallworld", "documents": 300}],
     "tokenizer": {"vocab_size": 500}, "splits": {"validation": 0.1},
 }  # fmt: skip
 PRETRAIN = {
-    "kind": "pretrain", "output": "base", "shards": "corpus", "sequence_length": 64, "steps": STEPS,
+    "kind": "pretrain", "output": "base", "shards": "corpus", "sequence_length": 64,
     "model": {"family": "gpt2", "layers": 2, "hidden_size": 64, "heads": 2, "dropout": 0.1},
     "batch": {"size": 16, "micro_batch": 4}, "checkpoint_every_steps": EVERY, "precision": "float32",
     "resources": {"workers": 2, "max_failures": 100},
@@ -46,11 +46,11 @@ sys.meta_path.insert(0, Spoiled())
 """
 
 
-def write_jobs(home: Path) -> tuple[Path, Path]:
+def write_jobs(home: Path, steps: int) -> tuple[Path, Path]:
     """Writes the job that prepares and the one that trains, and what spoils a run; returns the jobs' paths."""
     prepare, pretrain = home / "prepare.yaml", home / "job.yaml"
     prepare.write_text(yaml.safe_dump(PREPARE), encoding="utf-8")
-    pretrain.write_text(yaml.safe_dump(PRETRAIN), encoding="utf-8")
+    pretrain.write_text(yaml.safe_dump(PRETRAIN | {"steps": steps}), encoding="utf-8")
     (home / "control").mkdir()
     (home / "control" / "sitecustomize.py").write_text(CONTROL, encoding="utf-8")
     return prepare, pretrain

@@ -15,7 +15,7 @@ import pytest
 def test_kills_change_no_bit_of_a_training() -> None:
     script = Path(__file__).with_name("train.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--count", "2", "--seed", "11", "--json"],
+        [sys.executable, str(script), "--count", "2", "--seed", "11", "--steps", "120", "--json"],
         capture_output=True,
         text=True,
         check=False,

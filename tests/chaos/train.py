@@ -1,6 +1,6 @@
 """Kills in mid-training and in mid-save, and then a comparison, bit by bit, with an undisturbed run.
 
-    python tests/chaos/train.py [--count N] [--seed S] [--json]
+    python tests/chaos/train.py [--count N] [--seed S] [--steps N] [--json]
 
 Two workers pretrain a small model with dropout, accumulated gradients and checkpoints written in the background.
 SIGKILL hits, by exact process id, a worker, Ray Train's controller, the driver (the command is then given again), or a
@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 from _cluster import LocalCluster
 from _commands import Command, alive, title
-from _training import EVERY, STEPS, Outcome, Trace, copy_prepared, settings, write_jobs
+from _training import EVERY, Outcome, Trace, copy_prepared, settings, write_jobs
 
 ROLES = ("worker", "controller", "driver", "node")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
@@ -67,13 +67,14 @@ class Campaign:
 
     home: Path
     random: random.Random
+    steps: int
     hits: list[Hit] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
     _seen: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._marker = self.home.name
-        self._prepare, self._job = write_jobs(self.home)
+        self._prepare, self._job = write_jobs(self.home, self.steps)
         self._made = self.home / "made"
         self._commands = 0
 
@@ -115,7 +116,7 @@ class Campaign:
         try:
             command = self._command(self._job, storage, *more, spoiled=spoiled)
             for number, role in enumerate(roles):
-                span = STEPS // (len(roles) + 1)
+                span = self.steps // (len(roles) + 1)
                 self._strike(command, cluster, trace, role, span * number + self.random.randrange(EVERY, span))
                 if role == "driver":
                     command = self._command(self._job, storage, *more, spoiled=spoiled)
@@ -217,10 +218,10 @@ def _groups(roles: list[str]) -> list[list[str]]:
     return [roles[at : at + KILLS_A_ROUND] for at in range(0, len(roles), KILLS_A_ROUND)]
 
 
-def main(count: int = 8, seed: int = 7, as_json: bool = False) -> dict[str, Any]:
+def main(count: int = 8, seed: int = 7, steps: int = 400, as_json: bool = False) -> dict[str, Any]:
     """Makes the kills, prints a table, and returns the figures."""
     home = Path(tempfile.mkdtemp(prefix="yct", dir="/tmp"))
-    campaign = Campaign(home, random.Random(seed))
+    campaign = Campaign(home, random.Random(seed), steps)
     figures = campaign.run(count)
     shutil.rmtree(home)
     print(f"{'role':12}{'step':>6}{'in save':>9}{'marked':>8}{'first step':>12}{'recovery s':>12}")
@@ -238,8 +239,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=8, help="number of kills")
     parser.add_argument("--seed", type=int, default=7, help="of roles and moments")
+    parser.add_argument("--steps", type=int, default=400, help="of each run")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     given = parser.parse_args()
-    found = main(given.count, given.seed, given.json)
+    found = main(given.count, given.seed, given.steps, given.json)
     if any(found[key] for key in FAULTS) or not found["control_mismatched"]:
         sys.exit(1)
