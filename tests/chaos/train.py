@@ -92,6 +92,7 @@ class Campaign:
                 found = self._round(planned, f"round{number}")
                 self.totals += found.faults(whole)
             control = self._round(["worker"], "control", spoiled=True).faults(whole)
+            del self.hits[-1]  # it counts for nothing but the control
             return self._figures(seconds, control)
         finally:
             for process in alive(self._marker, self._seen):

@@ -61,9 +61,9 @@ def test_an_unknown_kind_names_the_kinds_and_the_nearest() -> None:
 
 
 def test_a_wrong_choice_names_the_accepted_values() -> None:
-    (line,) = errors(PRETRAIN + "precision: float16\n")
-    assert line.startswith("job.yaml:6:12: precision: 'float16' is not accepted; did you mean 'bfloat16'?")
-    assert "auto, float32, bfloat16" in line
+    (line,) = errors(PRETRAIN + "precision: floot16\n")
+    assert line.startswith("job.yaml:6:12: precision: 'floot16' is not accepted; did you mean 'float16'?")
+    assert "auto, float32, bfloat16, float16" in line
 
 
 def test_a_missing_field_is_named() -> None:
