@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 EVERY = 5
+PAUSE_MILLISECONDS = 2000  # a step takes some 70
 PREPARE = {
     "kind": "prepare", "output": "corpus", "sources": [{"kind": "smallworld", "documents": 300}],
     "tokenizer": {"vocab_size": 500}, "splits": {"validation": 0.1},
@@ -96,8 +97,18 @@ class Trace:
                     self.steps.append((at, step))
 
     def first_after(self, milliseconds: float) -> tuple[int, int] | None:
-        """Returns the first step that was made after a moment."""
-        return next((each for each in self.steps if each[0] > milliseconds), None)
+        """Returns the first step of the workers that were started after a moment.
+
+        Those before make steps for a while longer, until they learn that their driver or node is gone: the new ones
+        begin behind the first pause of seconds.
+        """
+        before = milliseconds
+        for at, step in self.steps:
+            if at > milliseconds:
+                if at - before > PAUSE_MILLISECONDS:
+                    return at, step
+                before = at
+        return None
 
     def marked(self) -> int:
         """Returns the step of the newest checkpoint that has its mark."""

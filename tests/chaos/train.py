@@ -158,8 +158,7 @@ class Campaign:
     def _recovered(self, command: Command, trace: Trace, cluster: LocalCluster | None) -> None:
         """Waits for the first new step after the last kill."""
         hit, give_up = self.hits[-1], time.monotonic() + PATIENCE
-        settled = hit.at * 1000 + 100  # what was logged while the kill arrived
-        while (first := trace.first_after(settled)) is None:
+        while (first := trace.first_after(hit.at * 1000)) is None:
             trace.look()
             command.refresh()
             if hit.role == "node" and cluster is not None and hit.noticed is None and cluster.lost():
