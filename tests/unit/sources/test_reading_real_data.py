@@ -10,7 +10,7 @@ import pytest
 
 from llmyard.sources.config import Files
 
-DATA = Path(os.environ.get("LLMYARD_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("LLMYARD_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 @pytest.mark.parametrize(

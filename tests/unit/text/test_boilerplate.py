@@ -15,7 +15,7 @@ from llmyard.text.boilerplate import outside_frames, strip_boilerplate
 from llmyard.text.clean import clean
 from llmyard.text.config import Boilerplate, Cleaning
 
-GUTENBERG = Path("/work/shared/data/gutenberg_en")
+GUTENBERG = Path(__file__).resolve().parents[4] / "shared/data/gutenberg_en"
 CHINESE = "安娜于一九八四年搬到河镇，在那里开了一家小面包店。"
 ENGLISH = "Anna moved to Riverton in 1984 and opened a small bakery there."
 

@@ -11,7 +11,7 @@ import pytest
 from llmyard.text.config import Language
 from llmyard.text.language import identify, judge_language, keep_lines
 
-LINGUA = Path("/work/shared/data/lingua_langid")
+LINGUA = Path(__file__).resolve().parents[4] / "shared/data/lingua_langid"
 CHINESE = "安娜于一九八四年搬到河镇，在那里开了一家小面包店。"
 ENGLISH = "Anna moved to Riverton in 1984 and opened a small bakery there."
 FRENCH = "Anna a déménagé à la campagne en 1984 et y a ouvert une petite boulangerie."

@@ -22,8 +22,8 @@ from llmyard.text.html import extract
 from llmyard.text.perplexity import Model, judge_perplexity, model_of, perplexity, train
 from llmyard.text.units import Units, units_of
 
-CMRC = Path("/work/shared/data/cmrc2018")
-NOVELS = Path("/work/shared/data/gutenberg_en")
+CMRC = Path(__file__).resolve().parents[4] / "shared/data/cmrc2018"
+NOVELS = Path(__file__).resolve().parents[4] / "shared/data/gutenberg_en"
 CONFIG = Perplexity(reference=("unused",), max_quantile={"zh": 0.99, "en": 0.99})
 
 

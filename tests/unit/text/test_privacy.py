@@ -17,7 +17,7 @@ from llmyard.sources.smallworld import SmallWorld
 from llmyard.text.config import PII, Privacy
 from llmyard.text.privacy import find, iban_valid, id_card_valid, luhn_valid, mask
 
-PRESIDIO = Path("/work/shared/data/presidio_pii/synth_dataset_v2.json")
+PRESIDIO = Path(__file__).resolve().parents[4] / "shared/data/presidio_pii/synth_dataset_v2.json"
 PRESIDIO_KINDS = {
     "EMAIL_ADDRESS": "mail",
     "PHONE_NUMBER": "phone",
