@@ -15,7 +15,7 @@ from llmyard.text.automaton import Automaton
 from llmyard.text.config import Toxicity
 from llmyard.text.toxicity import judge_toxicity, score
 
-LDNOOBW = Path("/work/shared/data/ldnoobw")
+LDNOOBW = Path(__file__).resolve().parents[4] / "shared/data/ldnoobw"
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from llmyard.tokens.training import train, train_bpe
 
 WORLD = SmallWorld("dev", seed=7)
 TEXTS = [WORLD.document(index).text for index in range(400)]
-POEMS = Path("/work/shared/data/chinese_poetry")
-NOVELS = Path("/work/shared/data/gutenberg_en")
+POEMS = Path(__file__).resolve().parents[4] / "shared/data/chinese_poetry"
+NOVELS = Path(__file__).resolve().parents[4] / "shared/data/gutenberg_en"
 
 
 def trained_by_the_library(texts: list[str], config: BpeTokenizer) -> str:

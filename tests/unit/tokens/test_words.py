@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmyard.tokens.words import segment, starts_of, word_starts
 
-TREEBANK = Path("/work/shared/data/ud_zh_gsdsimp")
+TREEBANK = Path(__file__).resolve().parents[4] / "shared/data/ud_zh_gsdsimp"
 
 
 @pytest.mark.parametrize(
