@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
 TINY = {"hidden_size": 16, "heads": 2}
 # What differs most from the others on its way through Ray: figures of its own, and a memory that two workers share.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {"model": {"family": "gpt2", "layers": 1, **TINY}},
+    "gpt2": {"model": {"family": "gpt2", "layers": 4, **TINY}, "samples": {"every_steps": 2, "tokens": 4},
+             "layer_statistics_every_steps": 2, "profile": {"after_steps": 0, "steps": 1}, "resources": {"workers": 2}},
     "bert": {"model": {"family": "bert", "layers": 1, **TINY}, "objective": {"kind": "masked_lm"}},
     "transformer_xl": {"model": {"family": "transformer_xl", "layers": 2, "memory_length": 24, **TINY},
                        "objective": {"kind": "recurrent_lm"}, "resources": {"workers": 2}},
@@ -73,7 +74,8 @@ def results(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name, task in TUNED.items():
         data = {"kind": "smallworld", "train": 60, "validation": 20, "test": 20}
         stages.append({"kind": "finetune", "output": f"{name}-tuned", "init": name, "task": task, "data": data,
-                       "tokenizer": "corpus", **training})  # fmt: skip
+                       "tokenizer": "corpus", **training,
+                       **({"samples": {"every_steps": 2}} if name == "gpt2" else {})})  # fmt: skip
         stages.append({"kind": "evaluate", "output": f"{name}-tuned-report", "checkpoint": f"{name}-tuned",
                        "limit": 10})  # fmt: skip
     stages += CONTINUED
@@ -86,6 +88,21 @@ def results(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
     found = {name: done[1 + 2 * number : 3 + 2 * number] for number, name in enumerate(names)}
     rest = {result.artifacts[0].name: [result] for result in done}
     return found | {name: rest[name] for name in ("continued", "from-vectors", *DIVIDED)}
+
+
+def test_what_was_seen_lies_beside_the_model(results: dict[str, list[StageResult]]) -> None:
+    trained = results["gpt2"][0].artifacts[0]
+    files = {entry.path for entry in trained.files()}
+    assert {"report.html", "report.zh.html", "logs/rank-0000.log", "logs/rank-0001.log"} <= files
+    assert {"profile/trace.json.gz", "profile/operators.txt"} <= files
+    english, chinese = (trained.local(name).read_text(encoding="utf-8") for name in ("report.html", "report.zh.html"))
+    assert "4 of 4 steps" in english
+    assert "gradient norm, transformer.h" in english
+    assert "梯度范数，transformer.h" in chinese
+    assert "What the model wrote" in english
+    assert "rank 1 of 2" in trained.local("logs/rank-0001.log").read_text(encoding="utf-8")
+    tuned = results["gpt2-tuned"][0].artifacts[0]
+    assert "What the model wrote" in tuned.local("report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

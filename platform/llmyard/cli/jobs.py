@@ -10,6 +10,7 @@ from llmyard.cli.shell import Shell
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job, place_of
 from llmyard.stages.config import AnyJob, AnyStage, Pipeline, hub_models, job_adapter, stages_of
+from llmyard.stages.sizing import size_of
 
 
 def load(path: Path, overrides: Sequence[str]) -> AnyJob:
@@ -19,14 +20,21 @@ def load(path: Path, overrides: Sequence[str]) -> AnyJob:
 
 
 def run_job(
-    shell: Shell, path: Path, overrides: Sequence[str], address: str | None, storage: str | None, force: bool
+    shell: Shell,
+    path: Path,
+    overrides: Sequence[str],
+    address: str | None,
+    storage: str | None,
+    force: bool,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Runs a job with its live view and returns what ``--json`` prints."""
     from llmyard.cli.messages import say
     from llmyard.cli.view import JobView, duration, results_table
     from llmyard.stages.run import run
 
-    job, store = checked_job(shell, path, overrides, storage)
+    job, store = checked_job(shell, path, overrides, storage, address)
+    job = profiled(job) if profile else job
     console = shell.console()
     with JobView(console, live=console.is_terminal, stages=len(stages_of(job))) as view:
         results = run(
@@ -42,7 +50,23 @@ def run_job(
     return {"artifacts": made, "error": None}
 
 
-def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str | None) -> tuple[AnyJob, Any]:
+def profiled(job: AnyJob) -> AnyJob:
+    """Returns a job whose trainings trace some steps; those that say which are left as they are."""
+    from llmyard.training.seeing import Profile
+
+    def traced(stage: Any) -> Any:
+        trains = stage.kind in ("pretrain", "finetune") and stage.profile is None
+        return stage.model_copy(update={"profile": Profile()}) if trains else stage
+
+    if isinstance(job, Pipeline):
+        return job.model_copy(update={"stages": tuple(traced(stage) for stage in job.stages)})
+    found: AnyJob = traced(job)
+    return found
+
+
+def checked_job(
+    shell: Shell, path: Path, overrides: Sequence[str], storage: str | None, address: str | None = None
+) -> tuple[AnyJob, Any]:
     """Returns a job that can begin, and its store: what is wrong with either is said before Ray starts.
 
     Raises:
@@ -59,6 +83,8 @@ def checked_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str
             "; ".join(missing), f"make them first, or name another --storage than {store.storage.uri}"
         )
     check_space(store.storage)
+    if address is None:
+        check_memory(job, store)
     try:
         store.storage.makedirs("")
     except LlmyardError as error:
@@ -121,6 +147,7 @@ def check_job(shell: Shell, path: Path, overrides: Sequence[str], storage: str |
     check_files(job, path, overrides)
     store = shell.store(storage or getattr(job, "storage", None))
     check_space(store.storage)
+    check_memory(job, store)
     missing = missing_inputs(job, store)
     planned = zip(stages_of(job), states(job, store), strict=True)
     rows = [describe(stage, state, job, store, price) for stage, state in planned]
@@ -153,30 +180,34 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
             row["cost"] = f"{about.cpu_seconds / 3600 * price:.2f}"
     if stage.kind not in ("pretrain", "finetune"):
         return row
-    from llmyard.models.size import parameters_of, training_bytes, training_flops, weights_a_token
-
-    vocab = vocabulary_of(stage, job, store)
-    if stage.model is not None and vocab:
-        longest = stage.sequence_length if stage.kind == "pretrain" else stage.task.longest
-        parameters = used = parameters_of(stage.model, vocab, longest)
-        length = longest if stage.kind == "pretrain" else TYPICAL_EXAMPLE_TOKENS
-        tokens = stage.steps * stage.batch.size * length
-        objective = getattr(stage, "objective", None)
-        if objective is not None and objective.kind == "skip_gram":
-            used = weights_a_token(stage.model.hidden_size, objective.window, objective.negatives)
-        hours = training_flops(used, tokens) / FLOPS_A_DEVICE / 3600
-        row["parameters"] = f"{parameters:,}"
-        row["memory a worker"] = f"{training_bytes(parameters) / 1e6:,.0f} MB + activations"
-        row["tokens"] = f"{tokens:,}"
-        row["device-hours"] = f"{hours:.3g}"
+    found = size_of(stage, vocabulary_of(stage, job, store))
+    if found is not None:
+        row["parameters"] = f"{found.parameters:,}"
+        row["memory a worker"] = f"{found.worker_bytes / 1e6:,.0f} MB"
+        row["tokens"] = f"{found.tokens:,}"
+        row["device-hours"] = f"{found.hours:.3g}"
         if price is not None:
-            row["cost"] = f"{hours * price:.2f}"
+            row["cost"] = f"{found.hours * price:.2f}"
     return row
 
 
-# What a small float32 model reached on one core of the machine in the README; a GPU user reads it as an upper bound.
-FLOPS_A_DEVICE = 2.0e10
-TYPICAL_EXAMPLE_TOKENS = 64
+def check_memory(job: AnyJob, store: Any) -> None:
+    """Raises RequestError if a stage's workers need more memory than this machine has."""
+    import psutil
+
+    for stage in stages_of(job):
+        if stage.kind not in ("pretrain", "finetune") or stage.resources.gpus_per_worker:
+            continue
+        found = size_of(stage, vocabulary_of(stage, job, store))
+        needed = found.worker_bytes * stage.resources.least if found is not None else 0
+        there = psutil.virtual_memory().total
+        if needed > there:
+            raise RequestError(
+                f"{stage.kind} {stage.output}: {stage.resources.least} workers need some {needed / 1e9:,.1f} GB, this "
+                f"machine has {there / 1e9:,.1f}",
+                "take a smaller model or batch.micro_batch, divide the model with parallel.shard over more machines "
+                "(--address), or set activation_checkpointing: true",
+            )
 
 
 def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:

@@ -76,13 +76,16 @@ def run(
     address: Address = None,
     storage: StorageOption = None,
     force: Force = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace some training steps; the trace lies in the checkpoint's folder.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a job; finished stages are skipped, interrupted ones continued."""
     from llmyard.cli.jobs import run_job
 
     shell.json = as_json
-    shell.finish(run_job(shell, job, overrides or [], address, storage, force))
+    shell.finish(run_job(shell, job, overrides or [], address, storage, force, profile))
 
 
 @app.command()

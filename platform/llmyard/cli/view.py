@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from llmyard.cli.messages import say
 from llmyard.stages.config import AnyStage
@@ -38,7 +38,7 @@ class JobView:
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             disable=not live,
         )
@@ -105,6 +105,13 @@ class _Notice(logging.Handler):
             call()
 
 
+# Figures of a training that are shown, in this order.
+_SHOWN = {
+    name: f"figure {name}"
+    for name in ("loss", "tokens_per_second", "mfu", "gradient_norm", "data_wait_share", "checkpoint_age")
+}
+
+
 class StageView:
     """The line of one stage."""
 
@@ -114,8 +121,11 @@ class StageView:
         self._first: tuple[float, float, float] | None = None  # when progress was first seen, how much, of how much
         self._lock = threading.Lock()
 
-    def update(self, done: float, total: float, note: str = "") -> None:
-        """Shows that ``done`` of ``total`` is done."""
+    def update(self, done: float, total: float, note: str = "", **figures: float) -> None:
+        """Shows that ``done`` of ``total`` is done, with the note or those figures that there is a text for."""
+        note = "  ".join(
+            [note] * bool(note) + [say(key, value=figures[name]) for name, key in _SHOWN.items() if name in figures]
+        )
         self._bars.update(self._task, completed=done, total=total, note=note)
         with self._lock:
             if self._console is not None and time.monotonic() - self._printed > LINE_EVERY_SECONDS:

@@ -132,6 +132,12 @@ class Pretrain(Stage, Training):
             raise ValueError("parallel.pipeline trains causal_lm without document_boundaries")
         if self.objective.kind == "recurrent_lm" and (self.mixture or self.replay):
             raise ValueError("recurrent_lm reads the stream in its order: there is no `mixture` and no `replay`")
+        if self.samples is not None:
+            kind = objectives_of(self.objective)[0].kind
+            if kind == "skip_gram":
+                raise ValueError("`samples`: word vectors write nothing; see `artifacts show NAME --neighbours WORD`")
+            if kind == "masked_lm" and self.samples.prompts:
+                raise ValueError("`samples.prompts`: masked_lm fills gaps of held-out texts, it goes on with none")
         if self.objective.kind == "skip_gram" and (self.label_smoothing or self.z_loss):
             raise ValueError("`label_smoothing` and `z_loss` are of a softmax, which skip_gram does not have")
         if self.replay is not None and self.init == "scratch":
@@ -163,6 +169,8 @@ class Finetune(Stage, Training):
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
         wanted = families_for(self.task.kind)
+        if self.samples is not None and (self.samples.prompts or wanted == ("bert",)):
+            raise ValueError("`samples` of finetune are answers to held-out examples: no `prompts`, no tagging tasks")
         if self.model is not None and self.model.family not in wanted:
             raise ValueError(
                 f"task {self.task.kind} is trained with family {' or '.join(wanted)}, not {self.model.family}"

@@ -16,7 +16,7 @@ from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run
 class Silent:
     """A progress view that shows nothing."""
 
-    def update(self, done: float, total: float, note: str = "") -> None:
+    def update(self, done: float, total: float, note: str = "", **figures: float) -> None:
         """Shows nothing."""
 
 

@@ -48,8 +48,8 @@ class Made:
 class Progress(Protocol):
     """Where a stage says how far it is."""
 
-    def update(self, done: float, total: float, note: str = "") -> None:
-        """Shows that ``done`` of ``total`` is done."""
+    def update(self, done: float, total: float, note: str = "", **figures: float) -> None:
+        """Shows that ``done`` of ``total`` is done, with a note or figures by their names."""
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import logging
 import math
 import os
+import socket
 import time
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact
+from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.stage import Making
+from llmyard.stages.training_report import PAGES
 from llmyard.tokens.tokenizer import FILE
 
 if TYPE_CHECKING:
     from llmyard.core.compiled import I64
     from llmyard.tokens.mixture import Phase
+    from llmyard.training.layout import Layout
+    from llmyard.training.speed import Meter
+    from llmyard.training.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class TrainJob:
         replay_phases: Of its sources.
         vectors: Checkpoint whose input vectors a new model begins with.
         counts: How often each token stands in the training data, for objectives that draw tokens.
+        token: What the driver writes into the storage, for workers to see.
     """
 
     config: Pretrain | Finetune
@@ -62,6 +68,7 @@ class TrainJob:
     counts: I64 | None = None
     family: str = ""
     label_smoothing: float = 0.0
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def run_training(job: TrainJob, making: Making) -> dict[str, float]:
@@ -75,12 +82,30 @@ def run_training(job: TrainJob, making: Making) -> dict[str, float]:
     def watch() -> None:
         seen = job.board.read()
         if seen:
-            rate = f"{seen['targets_per_second']:,.0f} tokens/s" if "targets_per_second" in seen else ""
-            making.progress.update(seen.get("step", 0), steps, f"loss {seen.get('loss', math.nan):.3f}  {rate}")
+            making.progress.update(seen.pop("step"), steps, **seen)
 
+    job.storage.write(f"{job.folder}/{SHARED}", job.token.encode())
     run_workers(work, job, job.config.resources, making.draft.version, watch)
     metrics: dict[str, float] = json.loads(job.storage.read(f"{job.folder}/_making/metrics.json") or b"{}")
+    making.run.attach([*PAGES.values()])
     return metrics
+
+
+SHARED = "_making/shared"
+_SHARED_SECONDS = 5.0  # for network filesystems that remember for some seconds that a file was not there
+
+
+def refuse_unshared(job: TrainJob) -> None:
+    """Raises RequestError where this machine does not see what the driver wrote into the storage."""
+    give_up = time.monotonic() + _SHARED_SECONDS
+    while job.storage.read(f"{job.folder}/{SHARED}") != job.token.encode():
+        if time.monotonic() > give_up:
+            raise RequestError(
+                f"the storage {job.storage.uri} is not shared: the worker on {socket.gethostname()} does not see what "
+                "the driver wrote there",
+                "give a --storage that all nodes see, such as s3://BUCKET/FOLDER or a folder of a network filesystem",
+            )
+        time.sleep(0.2)
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -90,75 +115,72 @@ def work(config: Mapping[str, Any]) -> None:
     import torch
     import transformers
 
-    from llmyard.core.tracking import NullTracker
     from llmyard.stages.beginning import first_model
+    from llmyard.stages.observing import Observer
+    from llmyard.stages.samples import Sampler
     from llmyard.stages.streams import training_streams, validation_streams
     from llmyard.tokens.tokenizer import Tokenizer
     from llmyard.training.checkpoint import Checkpoints
-    from llmyard.training.layout import Layout, lay_out
+    from llmyard.training.layout import lay_out
     from llmyard.training.loop import Hooks, train
     from llmyard.training.peers import Peers
-    from llmyard.training.stability import Verdict
     from llmyard.training.validation import validate
 
     transformers.utils.logging.set_verbosity_error()
     job: TrainJob = config["argument"]
+    refuse_unshared(job)
     stage, peers = job.config, Peers.current()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
-    streams = training_streams(job, tokenizer)
+    checkpoints = Checkpoints(
+        job.storage, f"{job.folder}/_making/progress", job.fence, peers, keep=stage.keep_checkpoints
+    )
+    observer = Observer(job, peers, checkpoints)
 
     def fresh() -> Any:
         torch.manual_seed(stage.seed)
         return first_model(job, tokenizer)
 
-    layout = lay_out(fresh(), stage, peers, device)
-    checkpoints = Checkpoints(
-        job.storage, f"{job.folder}/_making/progress", job.fence, peers, keep=stage.keep_checkpoints
-    )
-    if peers.rank == 0:
-        checkpoints.collect()
-    start = checkpoints.latest()
-    tracker = job.ticket.open() if peers.rank == 0 else NullTracker()
-    tracker.resume(start.step if start else 0, base64.b64decode(start.facts.get("tracking", "")) if start else b"")
-    shown = 0.0
-
-    def log(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal shown
-        tracker.log(step, metrics)
-        if time.monotonic() - shown > 0.5 or step == stage.steps:
-            shown = time.monotonic()
-            job.board.post(step=step, **metrics)
-
     def save(step: int, tensors: dict[str, Any], facts: dict[str, Any], is_best: bool) -> None:
-        facts["tracking"] = base64.b64encode(tracker.checkpoint_state()).decode()
-        checkpoints.save(step, tensors, facts, is_best)
+        checkpoints.save(step, tensors, facts | (observer.facts() if peers.rank == 0 else {}), is_best)
 
-    def evaluate(step: int, judged: Layout = layout) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for source, stream in validation_streams(job, tokenizer).items():
-            found = validate(judged, stream, stage, VALIDATION_SAMPLES)
-            figures |= {f"validation_{name}{f'/{source}' if source else ''}": each for name, each in found.items()}
-        if stage.kind == "pretrain" and stage.objective.kind != "skip_gram":
-            losses = {name: each for name, each in figures.items() if name.startswith("validation_loss")}
-            figures |= {name.replace("loss", "perplexity"): math.exp(min(each, 50.0)) for name, each in losses.items()}
-        # The step after: that of the loop's own metrics is taken.
-        tracker.log(
-            step + 1, {f"validation/{name.removeprefix('validation_')}": each for name, each in figures.items()}
-        )
-        return figures
+    def saved(best: bool) -> Any:
+        found = checkpoints.latest(best)
+        if found is not None and not best:
+            observer.goes_back(found.step)
+        return found
 
-    def event(step: int, verdict: Verdict) -> None:
-        # As a metric it stands on the loss's plot, at the step where it happened.
-        tracker.log(step, {f"events/{verdict.decision.value}": verdict.value if math.isfinite(verdict.value) else 0.0})
-        logging.getLogger("llmyard").warning(
-            "step %d: %s (%.4g): %s", step, verdict.reason, verdict.value, verdict.decision.value
-        )
+    with observer.watching():
+        streams = training_streams(job, tokenizer)
+        layout = lay_out(fresh(), stage, peers, device)
+        if peers.rank == 0:
+            checkpoints.collect()
+        judged = validation_streams(job, tokenizer)
 
-    hooks = Hooks(log, save, event=event, saved=checkpoints.latest, evaluate=evaluate, asked=config["asked"])
-    try:
-        metrics = train(layout, streams, stage, hooks, start)
+        def evaluate(step: int, whole: Layout = layout) -> dict[str, float]:
+            figures: dict[str, float] = {}
+            for source, stream in judged.items():
+                found = validate(whole, stream, stage, VALIDATION_SAMPLES)
+                of_source = f"/{source}" if source else ""
+                figures |= {f"validation_{name}{of_source}": each for name, each in found.items()}
+            if stage.kind == "pretrain" and stage.objective.kind != "skip_gram":
+                losses = {name: each for name, each in figures.items() if name.startswith("validation_loss")}
+                figures |= {
+                    name.replace("loss", "perplexity"): math.exp(min(each, 50.0)) for name, each in losses.items()
+                }
+            observer.evaluated(step, figures)
+            return figures
+
+        hooks = Hooks(
+            observer.log, save, step=observer.step, event=observer.event, saved=saved, layers=observer.layers,
+            evaluate=evaluate, asked=config["asked"],
+        )  # fmt: skip
+        sampler = Sampler(job, tokenizer, judged) if stage.samples is not None else None
+        meter = _meter(layout, streams, stage)
+        start = checkpoints.latest()
+        observer.begins(start, layout, sampler)
+        metrics = train(layout, streams, stage, hooks, start, meter)
         checkpoints.wait()
         if metrics is None:
             return
@@ -171,9 +193,21 @@ def work(config: Mapping[str, Any]) -> None:
             metrics |= evaluate(stage.steps, whole)
         if peers.rank == 0:
             _write_model(job, whole.model, tokenizer)
+            observer.report()
             job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
-    finally:
-        tracker.close()
+
+
+def _meter(layout: Layout, streams: Streams, config: Pretrain | Finetune) -> Meter:
+    """Returns what reckons the rates; it knows the share of the peak where the device's peak is known."""
+    from llmyard.training.peers import Peers
+    from llmyard.training.speed import Meter, flops_a_token, peak_of
+
+    peak = peak_of(layout.device)
+    if peak is None or config.parallel.model_workers > 1:
+        return Meter()
+    # Of the first micro-batch, the same on every worker: a sharded model is passed through by all of them.
+    (first,) = streams.micro_batches(0, 1, config.batch.micro_batch, Peers())
+    return Meter(flops_a_token(layout, first), peak * layout.peers.world)
 
 
 VALIDATION_SAMPLES = 512

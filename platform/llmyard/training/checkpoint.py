@@ -11,6 +11,7 @@ import json
 import logging
 import tempfile
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -75,6 +76,9 @@ class Checkpoints:
         fence: The lease's fencing number; it stands in every name, so that a late former owner overwrites nothing.
         peers: All workers; writing goes on in the background, in a process group of its own.
         keep: How many are kept, beside the best.
+
+    Attributes:
+        marked_at: When the last one got its mark, by ``time.monotonic``; before the first, when this was made.
     """
 
     def __init__(self, storage: Storage, folder: str, fence: int, peers: Peers | None = None, keep: int = 2) -> None:
@@ -82,6 +86,7 @@ class Checkpoints:
         self._peers = (peers or Peers()).apart()
         self._writing: threading.Thread | None = None
         self._error: BaseException | None = None
+        self.marked_at = time.monotonic()
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], is_best: bool = False) -> None:
         """Copies the state reached after ``step`` steps, and writes it, then its mark, while training goes on.
@@ -212,6 +217,7 @@ class Checkpoints:
             body = json.dumps(mark, sort_keys=True)
             digest = hashlib.sha256(body.encode()).hexdigest()
             self._storage.write(f"{self._folder}/{name}.json", f"{digest}\n{body}".encode())
+            self.marked_at = time.monotonic()
             self._prune()
 
     def _prune(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmyard.core.config import Config, Inert
+from llmyard.training.seeing import Profile, Samples
 
 
 class CausalLm(Config):
@@ -308,6 +309,14 @@ class Training(Config):
     checkpoint_every_steps: Annotated[int, Inert(), Field(ge=1)] = 100
     keep_checkpoints: Annotated[int, Inert(), Field(ge=1)] = 2
     log_every_steps: Annotated[int, Inert(), Field(ge=1)] = 1
+    samples: Annotated[Samples | None, Inert()] = Field(None, description="Texts that the model writes meanwhile.")
+    layer_statistics_every_steps: Annotated[int | None, Inert(), Field(ge=1)] = Field(
+        None, description="Gradient norm and activations of every layer, and what is wrong with them."
+    )
+    profile: Annotated[Profile | None, Inert()] = Field(None, description="Trace some steps (also `run --profile`).")
+    hang_seconds: Annotated[float | None, Inert(), Field(gt=0)] = Field(
+        900.0, description="A step that takes longer hangs: every worker writes down where, and all are started again."
+    )
     resources: Annotated[Resources, Inert()] = Resources()
     parallel: Annotated[Parallel, Inert()] = Parallel()
 
@@ -352,6 +361,9 @@ class Training(Config):
             raise ValueError("parallel.pipeline goes with replicate only, not with shard or tensor")
         if parallel.pipeline > 1 and self.evaluate_every_steps is not None:
             raise ValueError("`evaluate_every_steps` does not go with parallel.pipeline: it evaluates at the end")
+        for field in ("samples", "layer_statistics_every_steps"):
+            if getattr(self, field) and not parallel.is_plain:
+                raise ValueError(f"`{field}` needs whole models, not parallel.{_divisions(parallel)}")
         if self.precision == "float16" and not parallel.is_plain:
             raise ValueError("precision float16 goes with whole models only: take bfloat16")
         return self

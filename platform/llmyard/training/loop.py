@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from llmyard.core.errors import TrainingError
 from llmyard.training.config import Training
+from llmyard.training.diagnosis import Diagnosis, activations, diagnose_model, statistics
 from llmyard.training.layout import Layout
 from llmyard.training.progress import Progress, Saved
 from llmyard.training.schedules import learning_rate
+from llmyard.training.speed import Meter
 from llmyard.training.stability import WELL, Decision, Verdict
 from llmyard.training.streams import MicroBatch, Streams
 
@@ -34,6 +37,8 @@ class Hooks:
         step: (steps done) on every rank after every step.
         event: (steps done, verdict) on rank 0, of a step that went wrong.
         saved: (whether the best) to the newest checkpoint, or the best, on every rank; None where there is none.
+        layers: (steps done, statistics of every layer, what is wrong with them by the stack's name) on every rank,
+            every ``layer_statistics_every_steps``; gradients are those after clipping.
         evaluate: (steps done) to metrics with ``validation_loss``, on every rank, every ``evaluate_every_steps``.
         asked: To whether this worker was asked to save now, and to stop after that.
     """
@@ -43,12 +48,18 @@ class Hooks:
     step: Callable[[int], None] = _nothing
     event: Callable[[int, Verdict], None] = _nothing
     saved: Callable[[bool], Saved | None] = _nothing
+    layers: Callable[[int, Mapping[str, float], Mapping[str, Diagnosis]], None] = _nothing
     evaluate: Callable[[int], Mapping[str, float]] = field(default=lambda step: {})
     asked: Callable[[], tuple[bool, bool]] = field(default=lambda: (False, False))
 
 
 def train(
-    layout: Layout, streams: Streams, config: Training, hooks: Hooks, start: Saved | None = None
+    layout: Layout,
+    streams: Streams,
+    config: Training,
+    hooks: Hooks,
+    start: Saved | None = None,
+    meter: Meter | None = None,
 ) -> dict[str, float] | None:
     """Trains to ``config.steps`` steps and returns the last metrics; None where it was asked to stop before.
 
@@ -61,6 +72,7 @@ def train(
         config: Steps, batch, optimizer, schedule, seed.
         hooks: Logging and saving.
         start: A checkpoint to go on from.
+        meter: Reckons the rates among the metrics.
 
     Raises:
         TrainingError: Losses or gradients went wrong too often.
@@ -69,7 +81,7 @@ def train(
     if start is not None:
         run.restore(start)
     while run.done < config.steps and not run.has_converged:
-        outcome = _until_trouble(run, hooks)
+        outcome = _until_trouble(run, hooks, meter or Meter())
         if outcome is _STOPPED:
             return None
         if outcome.decision is not Decision.ROLL_BACK:
@@ -91,21 +103,27 @@ def train(
 _STOPPED = Verdict(Decision.STOP, "asked to stop")
 
 
-def _until_trouble(run: Progress, hooks: Hooks) -> Verdict:
+def _until_trouble(run: Progress, hooks: Hooks, meter: Meter) -> Verdict:
     """Trains until the run ends; returns a verdict to go back by, one to proceed at the end, or that it was stopped."""
-    config, peers = run.config, run.layout.peers
-    began, first, waited = time.perf_counter(), run.done, 0.0
-    for batches, wait in _prefetched(run):
-        waited += wait
+    config, peers, model = run.config, run.layout.peers, run.layout.model
+    every = config.layer_statistics_every_steps
+    for batches, waited in _prefetched(run):
         rate = learning_rate(run.done, config.optimizer.learning_rate, config.schedule, config.steps)
         run.optimizers.set_learning_rate(rate)
-        seen, targets, (save, stop), overflows = run.accumulate(batches, hooks.asked())
+        is_looked_at = every is not None and (run.done + 1) % every == 0
+        looking: AbstractContextManager[dict[str, float]] = activations(model) if is_looked_at else nullcontext({})
+        with looking as layers:
+            seen, read, (save, stop), overflows = run.accumulate(batches, hooks.asked())
+        if is_looked_at:
+            hooks.layers(seen.step, layers | statistics(model), diagnose_model(model))
         verdict = run.watch.judge(seen) if not overflows else WELL
         if verdict.decision is not Decision.PROCEED and peers.rank == 0:
             hooks.event(seen.step, verdict)
         if verdict.decision is Decision.STOP:
+            found = diagnose_model(model) if config.parallel.is_plain else {}
+            faults = [f"{stack}: {each.what}: {each.remedy}" for stack, each in found.items()]
             raise TrainingError(
-                f"step {seen.step}: {verdict.reason} ({verdict.value:.4g})",
+                "; ".join([f"step {seen.step}: {verdict.reason} ({verdict.value:.4g})", *faults]),
                 f"lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or warm up longer; "
                 "look at the data of these steps",
             )
@@ -113,14 +131,13 @@ def _until_trouble(run: Progress, hooks: Hooks) -> Verdict:
             return verdict
         run.take(verdict.decision is Decision.PROCEED and not overflows)
         done, is_last = run.done, run.done == config.steps
+        meter.step(read.targets, read.tokens, waited)
         if done % config.log_every_steps == 0 or is_last:
-            seconds = time.perf_counter() - began
             run.metrics = {
                 "loss": seen.loss,
                 "gradient_norm": seen.gradient_norm,
                 "learning_rate": rate,
-                "targets_per_second": targets / max(1e-9, seconds / (done - first)),
-                "data_wait_share": waited / max(1e-9, seconds),
+                **meter.rates(),
             }
             if peers.rank == 0:
                 hooks.log(done, run.metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,13 @@ class Saved(Protocol):
 
     def read(self, into: Mapping[str, Tensor]) -> None:
         """Fills tensors by their names."""
+
+
+class Read(NamedTuple):
+    """What all workers together read in a step: targets of the loss, and tokens."""
+
+    targets: float
+    tokens: float
 
 
 class Remembered:
@@ -100,7 +107,7 @@ class Progress:
         self.sizes = BatchSizes(config.batch)
         self.metrics: dict[str, float] = {}
 
-    def accumulate(self, batches: list[MicroBatch], asked: tuple[float, float]) -> tuple[Seen, float, list[bool], bool]:
+    def accumulate(self, batches: list[MicroBatch], asked: tuple[float, float]) -> tuple[Seen, Read, list[bool], bool]:
         """Adds up the gradients of a step over all workers, clipped.
 
         Args:
@@ -108,12 +115,14 @@ class Progress:
             asked: Whether this worker was asked to save, and to stop.
 
         Returns:
-            What all workers saw; the targets; whether any of them was asked to save, and to stop; whether the step is
-            to be passed over because float16 overflowed.
+            What all workers saw; what they read; whether any of them was asked to save, and to stop; whether the step
+            is to be passed over because float16 overflowed.
         """
         layout = self.layout
         is_idle = self.sizes.count(self.done) < layout.readers.world
-        (targets,) = layout.readers.sum(sum(each.targets for each in batches))
+        targets, tokens = layout.readers.sum(
+            sum(each.targets for each in batches), sum(each.tokens for each in batches)
+        )
         own = layout.backward(batches, self._loss, self._scale.value / targets) if batches else 0.0
         layout.reduce(is_idle)
         if self._scale.value != 1.0:
@@ -122,7 +131,8 @@ class Progress:
         norm = layout.clip(self.config.optimizer.max_grad_norm)
         loss, *wanted = layout.sum_losses(own, *asked)
         overflows = self._scale.overflows(math.isfinite(norm))
-        return Seen(self.done + 1, loss / targets, norm), targets, [each > 0 for each in wanted], overflows
+        seen = Seen(self.done + 1, loss / targets, norm)
+        return seen, Read(targets, tokens), [each > 0 for each in wanted], overflows
 
     def _loss(self, each: MicroBatch) -> Tensor:
         torch.manual_seed(mix(self.config.seed, each.number) >> 1)

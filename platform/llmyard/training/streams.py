@@ -47,6 +47,12 @@ class MicroBatch:
         """What its loss sums over."""
         return self.objective.targets(self.batch)
 
+    @property
+    def tokens(self) -> int:
+        """What the model reads, and writes where that is not the same."""
+        read = self.batch["source"].numel() if "source" in self.batch else 0
+        return read + self.objective.labels(self.batch).numel()
+
 
 class Streams:
     """One or several streams; each micro-batch is of one, by weights that hold exactly over time.

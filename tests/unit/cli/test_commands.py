@@ -95,6 +95,40 @@ def test_a_job_on_files_names_the_variable_that_is_not_set(
     assert "LLMYARD_DATA is not set" in capsys.readouterr().err
 
 
+TOO_BIG = """
+kind: pipeline
+name: big
+stages:
+  - {kind: prepare, output: c, sources: [{kind: smallworld}]}
+  - {kind: pretrain, output: b, shards: c, model: {preset: gpt3-175b}, steps: 10, sequence_length: 2048}
+"""
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_model_too_big_for_the_machine_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(TOO_BIG, encoding="utf-8")
+    assert main([verb, str(tmp_path / "job.yaml"), "--storage", str(tmp_path / "s")]) == 2
+    said = capsys.readouterr().err
+    assert "pretrain b: 2 workers need some" in said
+    assert "parallel.shard" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_profile_traces_every_training_that_does_not_say_itself(tmp_path: Path) -> None:
+    from llmyard.cli.jobs import load, profiled
+
+    text = TOO_BIG.replace("gpt3-175b", "gpt2-124m") + (
+        "  - {kind: pretrain, output: d, shards: c, model: {preset: gpt2-124m}, steps: 10, profile: {steps: 9}}\n"
+    )
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    job = load(tmp_path / "job.yaml", [])
+    _, first, second = profiled(job).stages
+    assert (first.profile.steps, second.profile.steps) == (3, 9)
+    assert first.decisive() == job.stages[1].decisive()
+
+
 def test_check_names_a_missing_artifact_and_what_there_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("{kind: evaluate, output: report, checkpoint: nowhere}", encoding="utf-8")

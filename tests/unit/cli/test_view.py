@@ -86,3 +86,18 @@ def test_the_last_table_names_what_each_stage_made(
     shown.print(results_table([result]))
     assert "prepare corpus" in said(shown)
     assert figure in said(shown)
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "tokens/s  MFU 41%"), ("zh", "词元/秒  MFU 41%")])
+def test_figures_of_a_training_are_shown_in_their_order(
+    language: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMYARD_LANG", language)
+    shown = console()
+    with JobView(shown, live=False, stages=1) as view:
+        figures = {"checkpoint_age": 12.4, "mfu": 0.412, "loss": 3.14159, "tokens_per_second": 12345.6, "unknown": 1.0}
+        view.stage(PREPARE).update(10, 100, **figures)
+    line = said(shown)
+    assert f"3.142  12,346 {words}" in line
+    assert "12 " in line.partition("MFU")[2]
+    assert "unknown" not in line

@@ -292,3 +292,36 @@ def test_two_workers_have_the_losses_of_one(folder: Path, tmp_path: Path) -> Non
     view = PackedView(ShardSet(folder, "validation"), LENGTH)
     held = validate(Layout(alone.model), held_out(view), config_of(), 512)["loss"]
     assert first["held"] == second["held"] == pytest.approx(held, abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_a_deep_post_norm_model_without_warm_up_is_diagnosed_while_it_trains(folder: Path, norm: str) -> None:
+    torch.manual_seed(1)
+    shape = EncoderDecoder.model_validate(
+        {"encoder_layers": 1, "decoder_layers": 24, "hidden_size": 16, "heads": 2, "feed_forward_size": 32}
+        | {"norm": norm}
+    )
+    model = build(shape, vocab_size=VOCAB, pad_id=0, end_id=1, max_tokens=64)
+    config = config_of(steps=30, schedule={"warmup_steps": 0}, layer_statistics_every_steps=10)
+    view = ExampleView(ShardSet(folder, "train"))
+    streams = streams_of(SequenceToSequenceObjective(0), view, config)
+    seen: dict[int, Any] = {}
+
+    def layers(step: int, statistics: Mapping[str, float], faults: Mapping[str, Any]) -> None:
+        seen[step] = (dict(statistics), dict(faults))
+
+    train(Layout(model), streams, config, Hooks(lambda *_: None, lambda *_: None, layers=layers))
+    assert sorted(seen) == [10, 20, 30]
+    statistics, faults = seen[30]
+    assert {f"gradients/decoder_layers/{each:02d}" for each in range(24)} <= statistics.keys()
+    assert {f"activations/decoder_layers/{each:02d}" for each in range(24)} <= statistics.keys()
+    if norm == "pre":
+        assert not any(found for _, found in seen.values())
+    else:
+        assert "gradients vanish: layers 0-5 of 24" in faults["decoder_layers"].what
+        assert "norm: pre" in faults["decoder_layers"].remedy
+
+
+def test_looking_at_layers_changes_no_bit(folder: Path) -> None:
+    plain, looked_at = Run(folder, config_of(), 0.1), Run(folder, config_of(layer_statistics_every_steps=2), 0.1)
+    assert looked_at.equals(plain)
