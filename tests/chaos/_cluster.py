@@ -33,8 +33,8 @@ class LocalCluster:
         self._folder = tempfile.mkdtemp(prefix="yc", dir="/tmp")
         os.environ |= {MARKER: marker, "RAY_TMPDIR": self._folder}
         os.makedirs(f"{self._folder}/ray")  # where Ray notes the address of the newest cluster
-        head = {"num_cpus": 0, "object_store_memory": 200 << 20, "_system_config": HEALTH, "include_dashboard": False,
-                "temp_dir": self._folder}  # fmt: skip
+        head = {"num_cpus": 0, "object_store_memory": 200 << 20, "_system_config": HEALTH,
+                "include_dashboard": False, "temp_dir": self._folder}  # fmt: skip
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._added() for _ in range(NODES)]
         self.address: str = self._cluster.address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -74,7 +75,7 @@ class Trace:
         from llmyard.core.tracking import spool_root
 
         self._root, self._storage = spool_root(str(storage)), storage
-        self._read: dict[Path, int] = {}
+        self._read: dict[Path, tuple[int, int]] = {}
         self.steps: list[tuple[int, int]] = []
 
     def look(self) -> int:
@@ -87,14 +88,22 @@ class Trace:
 
     def _look_into(self, path: Path) -> None:
         with open(path, "rb") as file:
-            file.seek(self._read.get(path, 0))
+            there = os.fstat(file.fileno())
+            # A worker that goes on cuts off what its predecessor logged beyond the checkpoint: then all is read again.
+            inode, offset = self._read.get(path, (there.st_ino, 0))
+            if inode != there.st_ino or there.st_size < offset:
+                offset = 0
+            file.seek(offset)
+            newest = self.steps[-1][0] if self.steps else 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._read[path] = self._read.get(path, 0) + len(line)
+                offset += len(line)
                 if line.startswith(b"[") and b'"loss"' in line:
                     step, at, _ = json.loads(line)
-                    self.steps.append((at, step))
+                    if at > newest:
+                        self.steps.append((at, step))
+            self._read[path] = there.st_ino, offset
 
     def first_after(self, milliseconds: float) -> tuple[int, int] | None:
         """Returns the first step of the workers that were started after a moment.
@@ -174,8 +183,6 @@ class Outcome:
 
 def settings(home: Path, spoiled: bool) -> dict[str, Any]:
     """Returns the environment of a command."""
-    import os
-
     if not spoiled:
         return {}
     return {"PYTHONPATH": os.pathsep.join([str(home / "control"), os.environ.get("PYTHONPATH", "")])}

@@ -1,6 +1,6 @@
 """Kills in mid-training and in mid-save, and then a comparison, bit by bit, with an undisturbed run.
 
-    python tests/chaos/train.py [--count N] [--seed S] [--steps N] [--json]
+    python tests/chaos/train.py [--count N] [--seed S] [--steps N] [--roles worker,node] [--json]
 
 Two workers pretrain a small model with dropout, accumulated gradients and checkpoints written in the background.
 SIGKILL hits, by exact process id, a worker, Ray Train's controller, the driver (the command is then given again), or a
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,16 @@ class Campaign:
         self._made = self.home / "made"
         self._commands = 0
 
-    def run(self, count: int) -> dict[str, Any]:
-        """Makes `count` kills and returns the figures."""
+    def run(self, count: int, roles: Sequence[str]) -> dict[str, Any]:
+        """Makes `count` kills, of the roles in turn, and returns the figures."""
         try:
             self._prepared()
             began = time.monotonic()
             whole = self._round([], "whole")
             seconds = time.monotonic() - began
-            roles = [ROLES[number % len(ROLES)] for number in range(count)]
-            on_nodes = [role for role in roles if role == "node"]
-            others = self.random.sample([role for role in roles if role != "node"], len(roles) - len(on_nodes))
+            turns = [roles[number % len(roles)] for number in range(count)]
+            on_nodes = [role for role in turns if role == "node"]
+            others = self.random.sample([role for role in turns if role != "node"], len(turns) - len(on_nodes))
             for number, planned in enumerate([*_groups(others), *_groups(on_nodes)]):
                 found = self._round(planned, f"round{number}")
                 self.totals += found.faults(whole)
@@ -218,11 +219,13 @@ def _groups(roles: list[str]) -> list[list[str]]:
     return [roles[at : at + KILLS_A_ROUND] for at in range(0, len(roles), KILLS_A_ROUND)]
 
 
-def main(count: int = 8, seed: int = 7, steps: int = 400, as_json: bool = False) -> dict[str, Any]:
+def main(
+    count: int = 8, seed: int = 7, steps: int = 400, roles: Sequence[str] = ROLES, as_json: bool = False
+) -> dict[str, Any]:
     """Makes the kills, prints a table, and returns the figures."""
     home = Path(tempfile.mkdtemp(prefix="yct", dir="/tmp"))
     campaign = Campaign(home, random.Random(seed), steps)
-    figures = campaign.run(count)
+    figures = campaign.run(count, roles)
     shutil.rmtree(home)
     print(f"{'role':12}{'step':>6}{'in save':>9}{'marked':>8}{'first step':>12}{'recovery s':>12}")
     for hit in campaign.hits:
@@ -240,8 +243,9 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=8, help="number of kills")
     parser.add_argument("--seed", type=int, default=7, help="of roles and moments")
     parser.add_argument("--steps", type=int, default=400, help="of each run")
+    parser.add_argument("--roles", default=",".join(ROLES), help="which are killed, in turn")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     given = parser.parse_args()
-    found = main(given.count, given.seed, given.steps, given.json)
+    found = main(given.count, given.seed, given.steps, given.roles.split(","), given.json)
     if any(found[key] for key in FAULTS) or not found["control_mismatched"]:
         sys.exit(1)

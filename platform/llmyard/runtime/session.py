@@ -68,11 +68,14 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         # Ray has put in handlers of its own: they end the process with another code and a C++ trace.
         signal.signal(signal.SIGTERM, on_sigterm)
     _folders.append(folder)
+    if address is None:
+        _private.set()
     try:
         with _watched() if address is None else contextlib.nullcontext():
             yield
     finally:
         _folders.remove(folder)
+        _private.clear()
         if not is_lost():  # it would wait for the dead one, and end this process before its user is told
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -88,6 +91,12 @@ def session_folder() -> str | None:
 
 _log = logging.getLogger(__name__)
 _lost = threading.Event()
+_private = threading.Event()
+
+
+def is_private() -> bool:
+    """Returns whether this process's Ray was started for it and is nobody else's."""
+    return _private.is_set()
 
 
 def is_lost() -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError, TrainingError
-from llmyard.runtime.session import cause_of, is_lost, plain_error, session_folder
+from llmyard.runtime.session import cause_of, is_lost, is_private, plain_error, session_folder
 from llmyard.training.config import Resources
 
 
@@ -180,10 +180,12 @@ def run_workers(
     # A short poll finds a dead worker quickly; workers past a few hundred are polled less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.most <= 64 else "2")
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    # Nobody takes a node from a private Ray, and whoever watches for it takes a process at every start of the workers.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_private() else "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20" if resources.most <= 64 else "120")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     per_worker = {"CPU": resources.cpus_per_worker} | (
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
@@ -191,7 +193,7 @@ def run_workers(
     # In the session's folder, which is swept when its owner was killed.
     with tempfile.TemporaryDirectory(prefix="train-", dir=session_folder()) as folder:
         verdict = _here(_Verdict)
-        trainer = TorchTrainer(
+        trainer = _trainer()(
             _guarded,
             train_loop_config={"argument": argument, "work": work, "verdict": verdict},
             scaling_config=ScalingConfig(
@@ -203,7 +205,9 @@ def run_workers(
             torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
             # Ray keeps nothing of value here: checkpoints and metrics go llmyard's own ways.
             run_config=RunConfig(
-                name=name, storage_path=folder, failure_config=FailureConfig(max_failures=resources.max_failures)
+                name=name,
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=resources.max_failures),
             ),
         )
         for controllers_left in range(resources.max_failures, -1, -1):
@@ -228,6 +232,20 @@ def run_workers(
             f"the workers failed more than {resources.max_failures} times; the last: {_last_line(error)}",
             "see the traceback with --debug; raise resources.max_failures if machines come and go",
         ) from error
+
+
+def _trainer() -> Any:
+    """Returns Ray's trainer without its hand-over of data sets, which llmyard does not use: it would take a process of
+    its own, for which every start of the workers waits a second.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            made = super()._create_default_callbacks()
+            return [each for each in made if type(each).__name__ != "DatasetsCallback"]
+
+    return Trainer
 
 
 def _fitted(trainer: Any, verdict: Any, watch: Callable[[], None]) -> BaseException | None:
