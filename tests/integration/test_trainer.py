@@ -10,6 +10,7 @@ import pytest
 from llmyard.core.errors import TrainingError
 from llmyard.runtime.trainer import run_workers
 from llmyard.training.config import Resources
+from llmyard.training.watchdog import HUNG
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
 
@@ -61,3 +62,33 @@ def test_any_other_failure_is_tried_again(tmp_path: Path) -> None:
 
     run(work, tmp_path, max_failures=1)
     assert attempts(tmp_path) == 2
+
+
+def test_workers_of_which_one_hangs_write_down_where_and_are_started_again(tmp_path: Path) -> None:
+    def work(config: dict[str, Any]) -> None:
+        import time
+        from pathlib import Path
+
+        import torch
+        import torch.distributed as dist
+
+        from llmyard.training.watchdog import Watchdog
+
+        def hangs() -> None:
+            time.sleep(600)
+
+        file = Path(config["argument"], f"rank-{dist.get_rank()}.log")
+        has_hung = file.exists()
+        with open(file, "a", encoding="utf-8") as log, Watchdog(2.0, log) as watchdog:
+            for step in range(30):
+                if step == 3 and not has_hung and dist.get_rank() == 1:
+                    hangs()
+                dist.all_reduce(torch.ones(4))
+                watchdog.beat()
+                time.sleep(0.1)
+
+    run(work, tmp_path, max_failures=3)
+    stacks = [(tmp_path / f"rank-{rank}.log").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert all(HUNG in each for each in stacks)
+    assert "in hangs" in stacks[1]
+    assert "all_reduce" in stacks[0]  # the other one waited for it

@@ -123,6 +123,7 @@ def work(config: Mapping[str, Any]) -> None:
     from llmyard.training.checkpoint import Checkpoints
     from llmyard.training.layout import lay_out
     from llmyard.training.loop import Hooks, train
+    from llmyard.training.memory import keep_freed_memory
     from llmyard.training.peers import Peers
     from llmyard.training.validation import validate
 
@@ -132,6 +133,8 @@ def work(config: Mapping[str, Any]) -> None:
     stage, peers = job.config, Peers.current()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     tokenizer = Tokenizer.load(job.tokenizer.local(FILE))
     checkpoints = Checkpoints(
         job.storage, f"{job.folder}/_making/progress", job.fence, peers, keep=stage.keep_checkpoints
