@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmyard.core.errors import TrainingError
-from llmyard.runtime.trainer import run_workers
+from llmyard.runtime.trainer import Board, run_workers
 from llmyard.training.config import Resources
 from llmyard.training.watchdog import HUNG
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
 
 def run(work: Any, folder: Path, max_failures: int) -> None:
     resources = Resources(workers=2, max_failures=max_failures)
-    run_workers(work, str(folder), resources, folder.name, lambda: None)
+    run_workers(work, str(folder), resources, folder.name, Board.start(), lambda: None)
 
 
 def attempts(folder: Path) -> int:

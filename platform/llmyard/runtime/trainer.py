@@ -19,7 +19,7 @@ from llmyard.training.config import Resources
 
 @dataclass(frozen=True)
 class Board:
-    """A small mailbox from the workers to the driver's progress view; what is posted late is simply not shown."""
+    """Where the workers and the driver of a run leave word for each other."""
 
     handle: Any
 
@@ -29,38 +29,33 @@ class Board:
         return cls(_here(_Board))
 
     def post(self, **values: float) -> None:
-        """Replaces what the board shows; does not wait."""
+        """Replaces what the driver's view shows; does not wait, and what comes late is simply not shown."""
         self.handle.post.remote(values)
 
     def read(self) -> dict[str, float]:
-        """Returns what the board shows."""
+        """Returns what the workers posted."""
         import ray
 
         try:
-            return ray.get(self.handle.read.remote(), timeout=5)  # type: ignore[no-any-return]
+            return ray.get(self.handle.posted.remote(), timeout=5)  # type: ignore[no-any-return]
         except ray.exceptions.RayError:
             return {}
 
 
 class _Board:
+    """What the workers post; an error that no restart would mend; that the run is to stop; what resources they hold."""
+
     def __init__(self) -> None:
         self._values: dict[str, float] = {}
+        self._error: LlmyardError | None = None
+        self._stops = False
+        self._held: Any = None
 
     def post(self, values: dict[str, float]) -> None:
         self._values.update(values)
 
-    def read(self) -> dict[str, float]:
+    def posted(self) -> dict[str, float]:
         return self._values
-
-
-class _Verdict:
-    """Where workers and driver leave word: an error that no restart would mend, that the run is to stop, and what
-    resources the workers hold."""
-
-    def __init__(self) -> None:
-        self._error: LlmyardError | None = None
-        self._stops = False
-        self._held: Any = None
 
     def hold(self, placement_group: Any) -> None:
         self._held = placement_group
@@ -71,7 +66,7 @@ class _Verdict:
     def leave(self, error: LlmyardError) -> None:
         self._error = self._error or error
 
-    def read(self) -> LlmyardError | None:
+    def error(self) -> LlmyardError | None:
         return self._error
 
     def stop(self) -> None:
@@ -88,11 +83,11 @@ class _Asked:
     lost when the node goes.
 
     Args:
-        verdict: Where the driver leaves word.
+        board: The run's.
     """
 
-    def __init__(self, verdict: Any) -> None:
-        self._verdict = verdict
+    def __init__(self, board: Any) -> None:
+        self._board = board
         self._stops = self._leaves = False
         self._next_save = 0.0
         threading.Thread(target=self._look, name="asked", daemon=True).start()
@@ -109,47 +104,47 @@ class _Asked:
         from ray.train import get_preemption_info
 
         while not self._stops:
-            time.sleep(0.5)
+            time.sleep(_LOOK_SECONDS)
             with contextlib.suppress(ray.exceptions.RayError):  # the actor goes before the workers
-                self._stops = ray.get(self._verdict.stops.remote())
+                self._stops = ray.get(self._board.stops.remote())
             with contextlib.suppress(Exception):
                 self._leaves = get_preemption_info() is not None
 
 
 _SAVE_AGAIN_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # each message between processes costs training a little where cores are few
 
 
 def _guarded(config: dict[str, Any]) -> None:
     """Runs the work; an error of llmyard's own is final: it would come again after every restart.
 
-    The worker that has it leaves the process group, which breaks the others' connection to it; they find the verdict
-    and return too. With NCCL they would wait for it instead, so there it raises, and after the restart all find the
-    verdict.
+    The worker that has it leaves the process group, which breaks the others' connection to it; they find it on the
+    board and return too. With NCCL they would wait for it instead: there it raises, and all find it after the restart.
     """
     import ray
     import torch.distributed as dist
 
-    verdict = config["verdict"]
-    if ray.get(verdict.read.remote()) is not None or ray.get(verdict.stops.remote()):
+    board = config["board"]
+    if ray.get(board.error.remote()) is not None or ray.get(board.stops.remote()):
         return
-    verdict.hold.remote(ray.util.get_current_placement_group())
+    board.hold.remote(ray.util.get_current_placement_group())
     try:
-        config["work"]({**config, "asked": _Asked(verdict)})
+        config["work"]({**config, "asked": _Asked(board)})
     except LlmyardError as error:
-        ray.get(verdict.leave.remote(plain_error(error)))
+        ray.get(board.leave.remote(plain_error(error)))
         if dist.is_initialized():
             if dist.get_backend() == "nccl":
                 raise
             dist.destroy_process_group()
     except Exception:
-        for _ in range(_VERDICT_WAITS):
-            if ray.get(verdict.read.remote()) is not None:
+        for _ in range(_ERROR_WAITS):
+            if ray.get(board.error.remote()) is not None:
                 return
             time.sleep(0.1)
         raise
 
 
-_VERDICT_WAITS = 20  # tenths of a second that a peer's error may take to arrive after its connection broke
+_ERROR_WAITS = 20  # tenths of a second that a peer's error may take to arrive after its connection broke
 
 
 def run_workers(
@@ -157,6 +152,7 @@ def run_workers(
     argument: Any,
     resources: Resources,
     name: str,
+    board: Board,
     watch: Callable[[], None],
 ) -> None:
     """Runs ``work(argument)`` in every worker until all have returned.
@@ -169,7 +165,8 @@ def run_workers(
         argument: Picklable.
         resources: Workers and what each gets.
         name: Shown in Ray's dashboard.
-        watch: Called about twice a second in the driver while the workers run.
+        board: The run's own.
+        watch: Called about once a second in the driver while the workers run.
 
     Raises:
         RequestError: There are fewer CPUs or GPUs than the workers need; Ray would wait for them for ever.
@@ -192,10 +189,10 @@ def run_workers(
     )
     # In the session's folder, which is swept when its owner was killed.
     with tempfile.TemporaryDirectory(prefix="train-", dir=session_folder()) as folder:
-        verdict = _here(_Verdict)
+        handle = board.handle
         trainer = _trainer()(
             _guarded,
-            train_loop_config={"argument": argument, "work": work, "verdict": verdict},
+            train_loop_config={"argument": argument, "work": work, "board": handle},
             scaling_config=ScalingConfig(
                 num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
                 elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
@@ -211,8 +208,8 @@ def run_workers(
             ),
         )
         for controllers_left in range(resources.max_failures, -1, -1):
-            error = _fitted(trainer, verdict, watch)
-            final = None if is_lost() else ray.get(verdict.read.remote(), timeout=30)
+            error = _fitted(trainer, handle, watch)
+            final = None if is_lost() else ray.get(handle.error.remote(), timeout=30)
             if final is not None:
                 raise final
             if error is None:
@@ -221,7 +218,7 @@ def run_workers(
             if not isinstance(error, ray.exceptions.RayActorError) or is_lost() or not controllers_left:
                 break
             # Nor does it give back what the old workers held, where there is no dashboard that it could ask.
-            held = ray.get(verdict.held.remote(), timeout=30)
+            held = ray.get(handle.held.remote(), timeout=30)
             if held is not None:
                 ray.util.remove_placement_group(held)
         assert error is not None
@@ -248,16 +245,16 @@ def _trainer() -> Any:
     return Trainer
 
 
-def _fitted(trainer: Any, verdict: Any, watch: Callable[[], None]) -> BaseException | None:
+def _fitted(trainer: Any, board: Any, watch: Callable[[], None]) -> BaseException | None:
     """Trains once, with the workers that Ray starts again; returns what it ended with."""
     finished: Future[None] = Future()
     # Not in the main thread: there Ray would take Ctrl-C for itself, for the rest of the process's life.
     threading.Thread(target=_fit, args=(trainer, finished), name="ray-train", daemon=True).start()
     try:
-        while not _is_done(finished, 0.5):
+        while not _is_done(finished, _LOOK_SECONDS):
             watch()
     except KeyboardInterrupt:
-        _stop(verdict, finished)
+        _stop(board, finished)
         raise
     watch()
     return finished.exception()
@@ -272,14 +269,14 @@ def _here(kind: type) -> Any:
     return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def _stop(verdict: Any, finished: Future[None]) -> None:
+def _stop(board: Any, finished: Future[None]) -> None:
     """Lets the workers save where they are, before their processes are ended; a second Ctrl-C does not wait."""
     import ray
 
     if is_lost():
         return
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(verdict.stop.remote(), timeout=5)
+        ray.get(board.stop.remote(), timeout=5)
         _is_done(finished, _STOP_SECONDS)
 
 

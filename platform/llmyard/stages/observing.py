@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llmyard.training.stability import Verdict
 
 _log = logging.getLogger("llmyard")
-_SHOW_SECONDS = 0.5
+_SHOW_SECONDS = 1.0
 _TAIL = 1 << 18
 
 

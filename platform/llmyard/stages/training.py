@@ -85,7 +85,7 @@ def run_training(job: TrainJob, making: Making) -> dict[str, float]:
             making.progress.update(seen.pop("step"), steps, **seen)
 
     job.storage.write(f"{job.folder}/{SHARED}", job.token.encode())
-    run_workers(work, job, job.config.resources, making.draft.version, watch)
+    run_workers(work, job, job.config.resources, making.draft.version, job.board, watch)
     metrics: dict[str, float] = json.loads(job.storage.read(f"{job.folder}/_making/metrics.json") or b"{}")
     making.run.attach([*PAGES.values()])
     return metrics
