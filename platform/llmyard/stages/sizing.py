@@ -8,7 +8,7 @@ from llmyard.models.size import activation_bytes, parameters_of, training_bytes,
 from llmyard.stages.config import Finetune, Pretrain
 
 # What a small float32 model reached on one core of the machine in the README; a GPU user reads it as an upper bound.
-FLOPS_A_DEVICE = 2.0e10
+FLOPS_A_DEVICE = 4.0e10
 TYPICAL_EXAMPLE_TOKENS = 64
 _PROCESS_BYTES = 600_000_000  # Python, torch, transformers, Ray
 _COPIED_BYTES = 12  # a weight and its moments, copied into memory while a checkpoint is written

@@ -34,7 +34,7 @@ class Hooks:
         log: (steps done, metrics) on rank 0, every ``log_every_steps``.
         save: (steps done, tensors, facts, whether it is the best) on every rank, every ``checkpoint_every_steps`` and
             at the end.
-        step: (steps done) on every rank after every step.
+        step: (steps done) on every rank after every step, before it is saved.
         event: (steps done, verdict) on rank 0, of a step that went wrong.
         saved: (whether the best) to the newest checkpoint, or the best, on every rank; None where there is none.
         layers: (steps done, statistics of every layer, what is wrong with them by the stack's name) on every rank,
@@ -148,10 +148,10 @@ def _until_trouble(run: Progress, hooks: Hooks, meter: Meter) -> Verdict:
             and (config.keep_best or not is_last)
         ):
             is_best = run.judge(hooks.evaluate(done))
+        hooks.step(done)
         is_due = run.is_due(verdict.decision)
         if is_due or is_best or save or stop or is_last or run.has_converged:
             hooks.save(done, run.tensors(), run.facts(), is_best)
-        hooks.step(done)
         if stop and not is_last:
             return _STOPPED
         if run.has_converged:
