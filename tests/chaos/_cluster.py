@@ -20,12 +20,13 @@ class LocalCluster:
 
     Args:
         marker: Stands in the environment of all its processes.
+        nodes: How many it begins with.
 
     Attributes:
         address: Of its head.
     """
 
-    def __init__(self, marker: str) -> None:
+    def __init__(self, marker: str, nodes: int = NODES) -> None:
         import ray
         from _commands import MARKER
         from ray.cluster_utils import Cluster
@@ -36,7 +37,7 @@ class LocalCluster:
         head = {"num_cpus": 0, "object_store_memory": 200 << 20, "_system_config": HEALTH,
                 "include_dashboard": False, "temp_dir": self._folder}  # fmt: skip
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._added() for _ in range(NODES)]
+        self._nodes = [self._added() for _ in range(nodes)]
         self.address: str = self._cluster.address
         ray.init(address=self.address, logging_level="ERROR", log_to_driver=False)
         self._killed: Any = None
@@ -58,6 +59,16 @@ class LocalCluster:
         self._killed = chance.choice([node for node in self._nodes if trains(node)])
         self._alive = self._living()
         return _raylet(self._killed)
+
+    def join(self) -> None:
+        """Adds a node."""
+        self._nodes.append(self._added())
+
+    def leave(self) -> None:
+        """Kills the newest node."""
+        import psutil
+
+        psutil.Process(_raylet(self._nodes.pop())).kill()
 
     def lost(self) -> bool:
         """Returns whether Ray knows that the node is dead."""
