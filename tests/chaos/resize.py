@@ -10,6 +10,7 @@ rounding of sums in another order.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -19,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from _cluster import LocalCluster
-from _commands import Command
+from _commands import Command, alive
 from _training import PREPARE, PRETRAIN, Outcome, Trace, copy_prepared
 
 PATIENCE = 300.0
@@ -54,7 +56,7 @@ class Watched:
 
     def world(self) -> int:
         """Returns how many workers the newest group has."""
-        logs = sorted(self._storage.glob("checkpoint/base/*/logs/rank-0000.log"))
+        logs = sorted(self._storage.glob("checkpoint/base/*/_making/logs/rank-0000.log"))
         found = re.findall(r"rank 0 of (\d+)", logs[-1].read_text(encoding="utf-8")) if logs else []
         return int(found[-1]) if found else 0
 
@@ -97,10 +99,14 @@ def main(steps: int = 500, as_json: bool = False) -> dict[str, Any]:
         down = watched.seconds_to_a_step_of(1)
         assert command.process.wait(timeout=PATIENCE) == 0, command.output()
     finally:
+        for process in alive(home.name, seen):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         cluster.stop()
     one, elastic = Outcome.of(home / "one"), Outcome.of(home / "elastic")
     shutil.rmtree(home)
-    furthest = max(abs(elastic.losses[step][0] - values[0]) for step, values in one.losses.items())
+    both = one.losses.keys() & elastic.losses.keys()
+    furthest = max(abs(elastic.losses[step][0] - one.losses[step][0]) for step in both)
     figures = {
         "lost": sum(step not in elastic.losses for step in one.losses),
         "duplicated": sum(len(values) > 1 for values in elastic.losses.values()),

@@ -1,4 +1,4 @@
-"""A node that does not see the storage: what a training on it says.
+"""A node that does not see the storage beside one that does: what a training on both says.
 
     python tests/chaos/unshared.py
 
@@ -32,8 +32,8 @@ def main() -> int:
     assert done.process.wait(timeout=PATIENCE) == 0, done.output()
     storage = home / "storage"
     copy_prepared(home / "made", storage)
-    cluster = LocalCluster(home.name, nodes=0)
-    start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={cluster.address}", "--num-cpus=2",
+    cluster = LocalCluster(home.name, nodes=1)
+    start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={cluster.address}", "--num-cpus=1",
              "--object-store-memory=100000000", "--block"]  # fmt: skip
     hidden = f'mount -t tmpfs none "{storage}" && exec "$@"'
     node = subprocess.Popen(

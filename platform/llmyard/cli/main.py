@@ -96,13 +96,14 @@ def check(
     price: Annotated[
         float | None, typer.Option("--price-per-hour", min=0, help="Price of one worker's device an hour.")
     ] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Validate a job without starting anything; print what would run, its size and its cost."""
     from llmyard.cli.jobs import check_job
 
     shell.json = as_json
-    check_job(shell, job, overrides or [], storage, price)
+    check_job(shell, job, overrides or [], storage, price, address)
 
 
 @app.command()

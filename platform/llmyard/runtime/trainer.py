@@ -112,6 +112,8 @@ class _Asked:
 
 
 _SAVE_AGAIN_SECONDS = 5.0
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_WATCHER_ASKED_FOR = os.environ.get(_WATCHER)
 _LOOK_SECONDS = 1.0  # each message between processes costs training a little where cores are few
 
 
@@ -178,7 +180,7 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25" if resources.most <= 64 else "2")
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     # Nobody takes a node from a private Ray, and whoever watches for it takes a process at every start of the workers.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_private() else "1")
+    os.environ[_WATCHER] = _WATCHER_ASKED_FOR or ("0" if is_private() else "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20" if resources.most <= 64 else "120")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -8,14 +8,16 @@ import logging
 import math
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmyard.core.errors import LlmyardError
 from llmyard.core.tracking import NullTracker
 from llmyard.stages import training_report
-from llmyard.training.history import History
+from llmyard.training.history import MOST_ROWS, History
 from llmyard.training.watchdog import HUNG, Watchdog
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llmyard")
 _SHOW_SECONDS = 1.0
-_TAIL = 1 << 18
 
 
 class RankLog:
-    """The log of one worker, through all its restarts: ``logs/rank-0000.log`` in the artifact's folder.
+    """The log of one worker, through all its restarts: ``_making/logs/rank-0000.log`` in the artifact's folder.
 
-    On remote storage it is written on this machine and copied there at every checkpoint.
+    On remote storage it is written on this machine and copied there in the background; a worker that is started again
+    on another machine goes on with that copy.
 
     Args:
         job: Of the run.
@@ -44,45 +46,49 @@ class RankLog:
 
     Attributes:
         file: Where it is written.
-        hung: Whether the worker of this rank before this one hung.
+        starts: How many workers of this rank there were before.
+        hung: Whether the last of them hung.
     """
 
     def __init__(self, job: TrainJob, rank: int) -> None:
-        self._storage, self._path = job.storage, f"{job.folder}/logs/rank-{rank:04d}.log"
+        self._storage, self._path = job.storage, f"{job.folder}/{LOGS}/rank-{rank:04d}.log"
         if job.storage.is_local:
             path = job.storage.local(self._path)
         else:
-            path = Path(tempfile.gettempdir(), "llmyard-logs", self._path)
+            path = Path(tempfile.gettempdir(), f"llmyard-logs-{os.getuid()}", self._path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.hung = _hung(path)
+        if not path.exists():
+            path.write_bytes(self._storage.read(self._path) or b"")
+        before = path.read_text(encoding="utf-8", errors="replace")
+        self.starts = before.count(_STARTED)
+        self.hung = HUNG in before.rpartition(_STARTED)[2]
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._handler = logging.StreamHandler(self.file)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         _log.addHandler(self._handler)
         _log.setLevel(logging.INFO)
-        self.publish()
 
     def publish(self) -> None:
-        """Copies it to remote storage."""
+        """Copies it to remote storage, without waiting."""
         if not self._storage.is_local:
+            threading.Thread(target=self._copy, name="log", daemon=True).start()
+
+    def _copy(self) -> None:
+        try:
             self._storage.copy_in(Path(self.file.name), self._path)
+        except LlmyardError as error:  # a log is no reason to stop
+            _log.warning("the log was not copied: %s", error)
 
     def close(self) -> None:
         """Ends it."""
         _log.removeHandler(self._handler)
         self.file.close()
-        self.publish()
+        if not self._storage.is_local:
+            self._copy()
+            Path(self.file.name).unlink()
 
 
-def _hung(path: Path) -> bool:
-    """Returns whether a log ends with the stacks of a worker that hung."""
-    if not path.exists():
-        return False
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        return HUNG.encode() in file.read().rpartition(_STARTED.encode())[2]
-
-
+LOGS = "_making/logs"
 _STARTED = "worker started"
 
 
@@ -93,6 +99,9 @@ class Observer:
         job: Its work.
         peers: All workers.
         checkpoints: Of the run.
+
+    Attributes:
+        done: Steps that are done.
     """
 
     def __init__(self, job: TrainJob, peers: Peers, checkpoints: Checkpoints) -> None:
@@ -105,6 +114,7 @@ class Observer:
         self._profiler: Any = None
         self._sampler: Sampler | None = None
         self._shown = 0.0
+        self.done = 0
         _log.info("%s: rank %d of %d, process %d", _STARTED, peers.rank, peers.world, os.getpid())
 
     def begins(self, start: Saved | None, layout: Layout, sampler: Sampler | None) -> None:
@@ -116,22 +126,33 @@ class Observer:
             sampler: Writes texts; rank 0 uses it.
         """
         facts = start.facts if start is not None else {}
-        done = start.step if start is not None else 0
-        _log.info("training goes on from step %d", done)
-        self._tracker.resume(done, base64.b64decode(facts.get("tracking", "")))
+        self.done = start.step if start is not None else 0
+        _log.info("training goes on from step %d", self.done)
+        self._tracker.resume(self.done, base64.b64decode(facts.get("tracking", "")))
         self._history = History.of(facts.get("history", {}))
-        hung = [rank for rank, each in enumerate(self._peers.gather(self._logs.hung)) if each]
-        if hung and self._rank == 0:
-            what = f"no step for {self._config.hang_seconds:g} s; the stacks are in logs/rank-*.log"
-            _log.warning("the workers before these hung (ranks %s): %s", ", ".join(map(str, hung)), what)
-            self._history.happened(done, "hung", what)
-        elif start is not None:
-            self._history.happened(done, "resumed", f"{self._peers.world} workers")
+        self._tell_of_restarts([rank for rank, each in enumerate(self._peers.gather(self._logs.hung)) if each])
         self._layout, self._sampler = layout, sampler if self._rank == 0 else None
         if self._config.profile is not None and self._rank == 0:
             from llmyard.training.profiling import Profiler
 
             self._profiler = Profiler(self._config.profile, layout.device, self._keep)
+
+        self.beat()
+
+    def _tell_of_restarts(self, hung: list[int]) -> None:
+        """Notes the restarts since the checkpoint was written; there may have been several, or none was written yet."""
+        known = sum(event.kind in ("resumed", "hung") for event in self._history.events)
+        for _ in range(min(self._logs.starts - known - bool(hung), MOST_ROWS)):
+            self._history.happened(self.done, "resumed", f"{self._peers.world} workers")
+        if hung:
+            what = f"ranks {', '.join(map(str, hung))} made no step any more; where they hung stands in their logs"
+            self._history.happened(self.done, "hung", what)
+            if self._rank == 0:
+                _log.warning("%s", what)
+
+    def beat(self) -> None:
+        """All is well."""
+        self._watchdog.beat()
 
     def _keep(self, path: str, data: bytes) -> None:
         self._job.storage.write(f"{self._job.folder}/{path}", data)
@@ -147,10 +168,11 @@ class Observer:
 
     def step(self, step: int) -> None:
         """A step is over; on every rank."""
-        self._watchdog.beat()
+        self.done = step
+        self.beat()
         if self._sampler is not None and self._sampler.is_due(step, self._config.steps):
             self._history.wrote(step, self._sampler(self._layout.model))
-            self._watchdog.beat()
+            self.beat()
         if self._profiler is not None:
             self._profiler.step()
 
@@ -185,18 +207,34 @@ class Observer:
 
     def facts(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps of this."""
-        self._logs.publish()
         tracked = base64.b64encode(self._tracker.checkpoint_state()).decode()
         return {"tracking": tracked, "history": self._history.state()}
+
+    def saves(self) -> None:
+        """A checkpoint is about to be written; on every rank."""
+        self.beat()
+        self._logs.publish()
+
+    def ends(self) -> None:
+        """The last step is done."""
+        self._watchdog.close()
 
     def goes_back(self, step: int) -> None:
         """The run goes back to a checkpoint."""
         self._history.go_back(step)
 
-    def report(self, folder: str = "") -> None:
-        """Writes the page, into a folder of the artifact."""
-        for name, page in training_report.pages(self._config, self._history).items():
-            self._keep(f"{folder}{name}", page.encode())
+    def leaves(self) -> None:
+        """Writes the page and the workers' logs into the artifact's folder."""
+        self._report("")
+        for item in list(self._job.storage.list(f"{self._job.folder}/{LOGS}")):
+            self._keep(f"logs/{item.path}", self._job.storage.read(f"{self._job.folder}/{LOGS}/{item.path}") or b"")
+
+    def _report(self, folder: str) -> None:
+        try:
+            for name, page in training_report.pages(self._config, self._history).items():
+                self._keep(f"{folder}{name}", page.encode())
+        except Exception:  # a page that cannot be drawn is no reason to lose a training
+            _log.exception("the report was not written")
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -206,8 +244,7 @@ class Observer:
         except Exception as error:
             _log.exception("the worker ends: %s", error)
             if self._rank == 0:
-                with contextlib.suppress(Exception):  # the error itself is told
-                    self.report("_making/")
+                self._report("_making/")
             raise
         finally:
             self._watchdog.close()

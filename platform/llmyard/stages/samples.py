@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = 12
 HELD_OUT = 2  # texts of each source
+_MANY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,19 @@ class Sampler:
         import torch
         from transformers import GenerationConfig
 
-        ids = torch.tensor([prompt.ids], device=model.device)
-        # Of the sequence a causal model has positions for, the prompt takes a part.
-        room = getattr(model.config, "max_position_embeddings", None) if prompt.start is None else None
-        count = min(self._config.tokens, (room or 1 << 30) - len(prompt.ids))
+        # Where positions are learned, a causal model's prompt takes a part of them; an encoder has its own.
+        learned = getattr(model.config, "positions", "") == "learned"
+        room = model.config.max_tokens if learned else getattr(model.config, "max_position_embeddings", None) or _MANY
+        read = prompt.ids[-room + 1 :]
+        ids = torch.tensor([read], device=model.device)
+        count = min(self._config.tokens, room - len(read) if prompt.start is None else room - 1)
         plan = GenerationConfig(
-            max_new_tokens=max(1, count), do_sample=True, top_k=0, top_p=0.9, temperature=0.8,
+            max_new_tokens=count, do_sample=True, top_k=0, top_p=0.9, temperature=0.8,
             pad_token_id=self._tokenizer.pad_id, eos_token_id=self._tokenizer.end_id,
             decoder_start_token_id=prompt.start,
         )  # fmt: skip
         written = model.generate(ids, generation_config=plan, attention_mask=torch.ones_like(ids))[0].tolist()
-        new = written[len(prompt.ids) :] if prompt.start is None else written[1:]
+        new = written[len(read) :] if prompt.start is None else written[1:]
         end = self._tokenizer.end_id
         return self._text(prompt.ids), self._text(new[: new.index(end)] if end in new else new)
 

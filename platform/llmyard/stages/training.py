@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmyard.core.compiled import I64
     from llmyard.tokens.mixture import Phase
     from llmyard.training.layout import Layout
+    from llmyard.training.peers import Peers
     from llmyard.training.speed import Meter
     from llmyard.training.streams import Streams
 
@@ -87,7 +88,8 @@ def run_training(job: TrainJob, making: Making) -> dict[str, float]:
     job.storage.write(f"{job.folder}/{SHARED}", job.token.encode())
     run_workers(work, job, job.config.resources, making.draft.version, job.board, watch)
     metrics: dict[str, float] = json.loads(job.storage.read(f"{job.folder}/_making/metrics.json") or b"{}")
-    making.run.attach([*PAGES.values()])
+    pages = [name for name in PAGES.values() if job.storage.read(f"{job.folder}/{name}") is not None]
+    making.run.attach(pages)
     return metrics
 
 
@@ -95,17 +97,20 @@ SHARED = "_making/shared"
 _SHARED_SECONDS = 5.0  # for network filesystems that remember for some seconds that a file was not there
 
 
-def refuse_unshared(job: TrainJob) -> None:
-    """Raises RequestError where this machine does not see what the driver wrote into the storage."""
+def refuse_unshared(job: TrainJob, peers: Peers) -> None:
+    """Raises RequestError where a worker does not see what the driver wrote into the storage; a collective call."""
     give_up = time.monotonic() + _SHARED_SECONDS
-    while job.storage.read(f"{job.folder}/{SHARED}") != job.token.encode():
+    while not (sees := job.storage.read(f"{job.folder}/{SHARED}") == job.token.encode()):
         if time.monotonic() > give_up:
-            raise RequestError(
-                f"the storage {job.storage.uri} is not shared: the worker on {socket.gethostname()} does not see what "
-                "the driver wrote there",
-                "give a --storage that all nodes see, such as s3://BUCKET/FOLDER or a folder of a network filesystem",
-            )
+            break
         time.sleep(0.2)
+    blind = [host for host in peers.gather(None if sees else socket.gethostname()) if host is not None]
+    if blind:
+        raise RequestError(
+            f"the storage {job.storage.uri} is not shared: {len(blind)} of {peers.world} workers (on "
+            f"{', '.join(sorted(set(blind)))}) do not see what the driver wrote there",
+            "give a --storage that all nodes see, such as s3://BUCKET/FOLDER or a folder of a network filesystem",
+        )
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -129,8 +134,8 @@ def work(config: Mapping[str, Any]) -> None:
 
     transformers.utils.logging.set_verbosity_error()
     job: TrainJob = config["argument"]
-    refuse_unshared(job)
     stage, peers = job.config, Peers.current()
+    refuse_unshared(job, peers)
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     device = torch.device("cuda") if stage.resources.gpus_per_worker else torch.device("cpu")
     if device.type == "cpu":
@@ -146,6 +151,7 @@ def work(config: Mapping[str, Any]) -> None:
         return first_model(job, tokenizer)
 
     def save(step: int, tensors: dict[str, Any], facts: dict[str, Any], is_best: bool) -> None:
+        observer.saves()
         checkpoints.save(step, tensors, facts | (observer.facts() if peers.rank == 0 else {}), is_best)
 
     def saved(best: bool) -> Any:
@@ -164,7 +170,7 @@ def work(config: Mapping[str, Any]) -> None:
         def evaluate(step: int, whole: Layout = layout) -> dict[str, float]:
             figures: dict[str, float] = {}
             for source, stream in judged.items():
-                found = validate(whole, stream, stage, VALIDATION_SAMPLES)
+                found = validate(whole, stream, stage, VALIDATION_SAMPLES, observer.beat)
                 of_source = f"/{source}" if source else ""
                 figures |= {f"validation_{name}{of_source}": each for name, each in found.items()}
             if stage.kind == "pretrain" and stage.objective.kind != "skip_gram":
@@ -184,6 +190,7 @@ def work(config: Mapping[str, Any]) -> None:
         start = checkpoints.latest()
         observer.begins(start, layout, sampler)
         metrics = train(layout, streams, stage, hooks, start, meter)
+        observer.ends()
         checkpoints.wait()
         if metrics is None:
             return
@@ -191,12 +198,12 @@ def work(config: Mapping[str, Any]) -> None:
         if not stage.parallel.is_plain and peers.rank == 0:
             whole = _gathered(fresh(), checkpoints.latest_alone(best=stage.keep_best), stage.ema_decay is not None)
         if stage.parallel.pipeline == 1:
-            metrics |= evaluate(stage.steps)
+            metrics |= evaluate(observer.done)
         elif peers.rank == 0:
-            metrics |= evaluate(stage.steps, whole)
+            metrics |= evaluate(observer.done, whole)
         if peers.rank == 0:
             _write_model(job, whole.model, tokenizer)
-            observer.report()
+            observer.leaves()
             job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
 
 
@@ -205,12 +212,12 @@ def _meter(layout: Layout, streams: Streams, config: Pretrain | Finetune) -> Met
     from llmyard.training.peers import Peers
     from llmyard.training.speed import Meter, flops_a_token, peak_of
 
-    peak = peak_of(layout.device)
-    if peak is None or config.parallel.model_workers > 1:
+    peaks = layout.peers.gather(peak_of(layout.device))
+    if None in peaks or config.parallel.model_workers > 1:
         return Meter()
     # Of the first micro-batch, the same on every worker: a sharded model is passed through by all of them.
     (first,) = streams.micro_batches(0, 1, config.batch.micro_batch, Peers())
-    return Meter(flops_a_token(layout, first), peak * layout.peers.world)
+    return Meter(flops_a_token(layout, first), sum(peaks))
 
 
 VALIDATION_SAMPLES = 512

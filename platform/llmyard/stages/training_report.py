@@ -107,8 +107,8 @@ def _layers(history: History) -> list[dict[str, Any]]:
 
 
 def _by_layer(row: Mapping[str, float], stack: str) -> list[tuple[float, float]]:
-    values = sorted((name, value) for name, value in row.items() if name.rpartition("/")[0] == stack)
-    return [(int(name.rpartition("/")[2]), value) for name, value in values if value > 0]
+    values = [(name.rpartition("/"), value) for name, value in row.items() if value > 0]
+    return sorted((int(number), value) for (of, _, number), value in values if of == stack)
 
 
 def _spread(rows: list[Any], most: int) -> list[Any]:

@@ -364,6 +364,8 @@ class Training(Config):
         for field in ("samples", "layer_statistics_every_steps"):
             if getattr(self, field) and not parallel.is_plain:
                 raise ValueError(f"`{field}` needs whole models, not parallel.{_divisions(parallel)}")
+        if self.layer_statistics_every_steps and self.compile:
+            raise ValueError("`layer_statistics_every_steps` looks into layers that `compile` makes one piece of")
         if self.precision == "float16" and not parallel.is_plain:
             raise ValueError("precision float16 goes with whole models only: take bfloat16")
         return self

@@ -93,7 +93,7 @@ class History:
     def evaluated(self, step: int, figures: Mapping[str, float]) -> None:
         """Takes the figures of a validation; those of a step that was evaluated before replace its."""
         self.evaluations = [each for each in self.evaluations if each[0] != step]
-        self.evaluations = _thinned([*self.evaluations, (step, dict(figures))])
+        self.evaluations = _thinned([*self.evaluations, (step, _finite(figures))])
 
     def happened(self, step: int, kind: str, what: str) -> None:
         """Takes an event."""
@@ -107,7 +107,7 @@ class History:
 
     def looked(self, step: int, statistics: Mapping[str, float]) -> None:
         """Takes statistics of every layer."""
-        self.layers = _thinned([*self.layers, (step, dict(statistics))], MOST_ROWS // 8)
+        self.layers = _thinned([*self.layers, (step, _finite(statistics))], MOST_ROWS // 8)
 
     def go_back(self, step: int) -> None:
         """Forgets the curves behind a step that the run goes back to, not what happened there."""
@@ -139,6 +139,10 @@ class History:
             [(step, dict(figures)) for step, figures in state["layers"]],
             state["stride"],
         )
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: each for name, each in figures.items() if math.isfinite(each)}
 
 
 def _thinned(rows: list[Any], most: int = MOST_ROWS) -> list[Any]:

@@ -107,6 +107,7 @@ def _until_trouble(run: Progress, hooks: Hooks, meter: Meter) -> Verdict:
     """Trains until the run ends; returns a verdict to go back by, one to proceed at the end, or that it was stopped."""
     config, peers, model = run.config, run.layout.peers, run.layout.model
     every = config.layer_statistics_every_steps
+    meter.begin()
     for batches, waited in _prefetched(run):
         rate = learning_rate(run.done, config.optimizer.learning_rate, config.schedule, config.steps)
         run.optimizers.set_learning_rate(rate)
@@ -148,6 +149,7 @@ def _until_trouble(run: Progress, hooks: Hooks, meter: Meter) -> Verdict:
             and (config.keep_best or not is_last)
         ):
             is_best = run.judge(hooks.evaluate(done))
+            meter.begin()
         hooks.step(done)
         is_due = run.is_due(verdict.decision)
         if is_due or is_best or save or stop or is_last or run.has_converged:

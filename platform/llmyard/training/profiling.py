@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from llmyard.training.seeing import Profile
 
 FOLDER = "profile"
+_log = logging.getLogger("llmyard")
 
 
 class Profiler:
@@ -27,7 +29,7 @@ class Profiler:
     """
 
     def __init__(self, config: Profile, device: torch.device, write: Callable[[str, bytes], None]) -> None:
-        self._write, self._on_gpu = write, device.type == "cuda"
+        self._write, self._on_gpu, self._is_written = write, device.type == "cuda", False
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._on_gpu:
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -46,13 +48,16 @@ class Profiler:
             self._profile.step()
 
     def close(self) -> None:
-        """Ends it; a trace that was not complete is left out."""
+        """Ends it; a trace that was not complete is left out, with a warning."""
+        if not self._is_written:
+            _log.warning("there is no trace: the run ended before the steps that were to be traced")
         if self._profile is not None:
             profile, self._profile = self._profile, None
             profile.on_trace_ready = None
             profile.stop()
 
     def _ready(self, profile: Any) -> None:
+        self._is_written = True
         with tempfile.TemporaryDirectory(prefix="ly-profile-") as folder:
             profile.export_chrome_trace(f"{folder}/trace.json.gz")
             tables = profile.key_averages()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from llmyard.core.config import Config
@@ -11,7 +13,7 @@ class Samples(Config):
     """Texts that the model writes while it trains."""
 
     every_steps: int = Field(500, ge=1)
-    prompts: tuple[str, ...] = Field(
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
         (), max_length=8, description="What it goes on with; unset, the beginning of a held-out text of each source."
     )
     tokens: int = Field(40, ge=1, le=400, description="Most tokens it writes each time.")

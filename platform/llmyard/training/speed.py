@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 WINDOW = 50
 """Steps that a rate is the mean of."""
 
-# Dense bfloat16 operations a second, from the vendors' data sheets (without sparsity). The longer name first.
+# Dense bfloat16 operations a second, from the vendors' data sheets (without sparsity). The more words first.
 PEAKS = {
-    "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12,
+    "H100 PCIe": 756e12, "H200": 989e12, "H100 NVL": 835e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12,
     "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A40": 150e12, "A10": 125e12, "A30": 165e12, "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }  # fmt: skip
@@ -27,8 +28,8 @@ def peak_of(device: torch.device) -> float | None:
     """Returns the operations a second that a device can do in bfloat16; None where that is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    words = set(re.split(r"[\s-]+", torch.cuda.get_device_name(device)))
+    return next((peak for name, peak in PEAKS.items() if words.issuperset(name.split())), None)
 
 
 class Meter:
@@ -41,8 +42,12 @@ class Meter:
 
     def __init__(self, flops_a_token: float = 0.0, peak: float | None = None) -> None:
         self._flops, self._peak = flops_a_token, peak
-        self._began = time.perf_counter()
         self._steps: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW)
+        self.begin()
+
+    def begin(self) -> None:
+        """A step begins; what lies between the one before and this is not counted."""
+        self._began = time.perf_counter()
 
     def step(self, targets: float, tokens: float, waited: float) -> None:
         """Takes note of a step that has ended.
@@ -77,8 +82,10 @@ class Meter:
 def flops_a_token(layout: Layout, batch: MicroBatch) -> float:
     """Returns the operations of the forward and backward pass for one token, counted in a forward pass.
 
-    The backward pass takes twice the forward pass's. What the objective remembers is forgotten: for the start of a run.
+    The backward pass takes twice the forward pass's. What the objective remembers is forgotten: for the start of a run,
+    on all workers that share the model.
     """
+    from torch.distributed.fsdp import FSDPModule
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -91,6 +98,9 @@ def flops_a_token(layout: Layout, batch: MicroBatch) -> float:
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter, torch.compiler.set_stance("force_eager"):
         batch.objective.measures(layout.model, tensors)
     layout.model.train(was_training)
+    for module in layout.model.modules():
+        if isinstance(module, FSDPModule):  # a forward pass alone leaves the outermost one's weights whole
+            module.reshard()
     if batch.objective.remembers:
         batch.objective.load({})
     return 3.0 * float(counter.get_total_flops()) / max(1, batch.tokens)

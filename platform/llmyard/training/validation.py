@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from llmyard.training.config import Training
@@ -10,10 +12,13 @@ from llmyard.training.streams import Stream
 
 
 @torch.no_grad()
-def validate(layout: Layout, stream: Stream, config: Training, limit: int) -> dict[str, float]:
+def validate(
+    layout: Layout, stream: Stream, config: Training, limit: int, beat: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Returns the mean figures over (at most ``limit``) samples in the stream's order, each worker taking its share.
 
-    A stream that remembers is read by one worker: what comes before decides what it says of the next.
+    A stream that remembers is read by one worker: what comes before decides what it says of the next. ``beat`` is
+    called after each batch: a validation may take long.
     """
     model, readers = layout.model, layout.readers
     model.eval()
@@ -29,6 +34,7 @@ def validate(layout: Layout, stream: Stream, config: Training, limit: int) -> di
         first = at if at < count else 0
         batch = stream.batch([stream.order[sample] for sample in range(first, min(first + size, count))])
         found = stream.objective.measures(model, {name: tensor.to(layout.device) for name, tensor in batch.items()})
+        beat()
         for name, (value, weight) in found.items() if at < count else ():
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + value, before[1] + weight)

@@ -106,14 +106,21 @@ def test_given_prompts_are_gone_on_with(tmp_path: Path, tokenizer: Tokenizer, na
     assert [prompt.partition("⟨")[0] for prompt, _ in found] == ["春眠", "The harbour"]
 
 
-def test_a_long_text_ends_where_the_positions_end(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    config = config_of("gpt2", prompts=["春眠不觉晓，处处闻啼鸟。"], tokens=400)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "transformer"])
+@pytest.mark.parametrize("prompt", ["春眠", "春眠不觉晓，处处闻啼鸟。" * 9])
+def test_a_text_ends_where_the_positions_end(tmp_path: Path, tokenizer: Tokenizer, name: str, prompt: str) -> None:
+    config = config_of(name, prompts=[prompt], tokens=400)
+    if name == "transformer":
+        assert config.model is not None
+        config = config.model_copy(update={"model": config.model.model_copy(update={"positions": "learned"})})
     assert len(sampler(tmp_path, tokenizer, config)(model_of(config, tokenizer))) == 1
 
 
 def test_what_cannot_write_is_refused() -> None:
     with pytest.raises(ValidationError, match="fills gaps"):
         config_of("bert", prompts=["春"])
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        config_of("gpt2", prompts=[""])
     with pytest.raises(ValidationError, match="word vectors write nothing"):
         Pretrain.model_validate(
             {"output": "v", "shards": "c", "steps": 1, "model": {"family": "word_vectors"}, "samples": {},

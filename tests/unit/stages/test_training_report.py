@@ -28,6 +28,8 @@ def history() -> History:
         history.evaluated(step, {"validation_loss": 1.0, "validation_loss/诗": 0.9, "validation_perplexity": 2.7})
         history.looked(step, {f"gradients/h/{layer:02d}": 10.0**-layer for layer in range(4)})
         history.wrote(step, [("春眠", "<b>不觉晓</b>")])
+    history.evaluated(50, {"validation_loss": math.inf, "validation_perplexity": math.nan})
+    history.looked(50, {"gradients/h/00": math.inf, "activations/h/00": math.nan})
     history.happened(150, "skip", "the gradient norm is a spike (50)")
     history.happened(160, "resumed", "2 workers")
     history.happened(170, "diagnosis", "h: gradients vanish: use norm: pre")

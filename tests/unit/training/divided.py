@@ -22,6 +22,7 @@ from llmyard.training.layout import lay_out
 from llmyard.training.loop import Hooks, train
 from llmyard.training.objectives import CausalLmObjective
 from llmyard.training.peers import Peers
+from llmyard.training.speed import flops_a_token
 from llmyard.training.streams import MicroBatch, Stream, Streams
 from llmyard.training.validation import validate
 
@@ -84,6 +85,9 @@ def run(folder: Path, peers: Peers, fields: dict[str, Any], stop_after: int = ST
     hooks = Hooks(
         log, checkpoints.save, asked=lambda: (False, len(streams.given) > 0 and _done(losses) >= stop_after - 1)
     )
+    if config.parallel.model_workers == 1:  # counting must leave the model as it was
+        (first,) = Streams.micro_batches(streams, 0, 1, 2, Peers())
+        assert flops_a_token(layout, first) > 0
     train(layout, streams, config, hooks, checkpoints.latest())
     checkpoints.wait()
     held = {}

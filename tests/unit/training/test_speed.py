@@ -44,8 +44,9 @@ def test_the_peak_is_that_of_the_longest_name_that_fits(monkeypatch: pytest.Monk
     for name, short in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak_of(torch.device("cuda")) == PEAKS[short], name
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Something new")
-    assert peak_of(torch.device("cuda")) is None
+    for name in ("Something new", "NVIDIA RTX A4000", "NVIDIA RTX A1000", "NVIDIA A10G"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_of(torch.device("cuda")) is None, name
 
 
 def test_a_tokens_operations_are_six_a_weight_and_those_of_attention() -> None:

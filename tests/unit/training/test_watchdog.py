@@ -39,8 +39,9 @@ def test_a_hanging_process_ends_with_its_stacks_in_the_file(tmp_path: Path) -> N
 
 def test_a_closed_one_ends_nothing(tmp_path: Path) -> None:
     with open(tmp_path / "log", "w", encoding="utf-8") as file:
-        with Watchdog(0.2, file):
-            pass
+        with Watchdog(0.2, file) as dog:
+            dog.beat()
         Watchdog(None, file).beat()
+        Watchdog(0.2, file)  # not begun
         time.sleep(0.5)
     assert (tmp_path / "log").read_text(encoding="utf-8") == ""
