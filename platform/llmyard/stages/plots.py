@@ -119,7 +119,8 @@ def framed(lines: Sequence[Line], *, logarithmic: bool = False, width: int = 360
     if logarithmic:
         low, high = low / 1.2, high * 1.2
     elif low == high:
-        low, high = low - 0.5, high + 0.5
+        around = 0.5 * abs(low) or 0.5
+        low, high = low - around, high + around
     else:
         low = 0.0 if 0 <= low < 0.5 * high else low
     return Frame((min(places), max(places)), (low, high), logarithmic, width, height)

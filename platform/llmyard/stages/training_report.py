@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAGES: dict[UserLanguage, str] = {"en": "report.html", "zh": "report.zh.html"}
 _EVENT_COLOURS = {
-    "skip": "#E69F00", "roll_back": "#D55E00", "stop": "#B00020", "resumed": "#999999", "hung": "#CC79A7",
+    "skip": "#8B5A2B", "roll_back": "#D55E00", "stop": "#B00020", "resumed": "#999999", "hung": "#CC79A7",
     "diagnosis": "#6A3D9A",
 }  # fmt: skip
 _MOST_COLUMNS = 6
@@ -29,10 +29,11 @@ def pages(config: Pretrain | Finetune, history: History) -> dict[str, str]:
         config: Of the stage.
         history: Of the run.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, FileSystemLoader
 
     folder = Path(__file__).parent
-    template = Environment(autoescape=True).from_string((folder / "training_report.html").read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, loader=FileSystemLoader(folder))
+    template = environment.get_template("training_report.html")
     messages = Messages(folder / "training_report.yaml")
     evaluations = _spread(history.evaluations, _MOST_COLUMNS)
     shown: dict[str, Any] = {
@@ -77,8 +78,8 @@ def _loss(history: History) -> dict[str, Any] | None:
     marks = [mark for kind in _EVENT_COLOURS for mark in _of_kind(history, kind)]
     values = [y for line in lines for _, y in line.points]
     places = [x for line in lines for x, _ in line.points] + [mark.x for mark in marks]
-    # The mean of the first steps is the top: a single spike above it is drawn at the edge.
-    low, high = min(values), max(values)
+    # A few spikes above the first loss are drawn at the edge: they would press all else flat.
+    low, high = min(values), max(points[0][1], sorted(values)[round(0.99 * (len(values) - 1))])
     low, high = (low - 0.03 * (high - low), high) if high > low else (low - 0.5, high + 0.5)
     return Frame((min(0, *places), max(places)), (low, high)).drawn(lines, marks)
 

@@ -66,6 +66,16 @@ def test_a_run_that_logged_nothing_has_a_page_too() -> None:
     assert "the loss is not finite" in english
 
 
+def test_a_spike_does_not_press_the_curve_flat(history: History) -> None:
+    english, _ = pages(CONFIG, history).values()
+    heights = [
+        float(pair.split(",")[1])
+        for pair in re.findall(r'<polyline class="curve" points="([^"]+)"', english)[0].split()
+    ]
+    assert heights[0] - min(heights) < 0.05 * (max(heights) - min(heights))  # the first loss is at the top
+    assert max(heights) - heights[20] > 0.03 * (max(heights) - min(heights))  # and later ones can be told apart
+
+
 def test_places_in_a_frame() -> None:
     frame = Frame((0, 100), (1.0, 1000.0), logarithmic=True)
     assert frame.at_x(0) == frame.left

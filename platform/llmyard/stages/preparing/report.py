@@ -24,10 +24,11 @@ def pages(name: str, details: Mapping[str, Any], counts: Mapping[str, int]) -> d
         details: ``funnel``, ``histograms``, ``samples``, ``groups``, ``bad_records``, ``corpus``, ``vocab_size``.
         counts: Documents by what happened to them.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, FileSystemLoader
 
     folder = Path(__file__).parent
-    template = Environment(autoescape=True).from_string((folder / "report.html").read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, loader=FileSystemLoader(folder.parent))
+    template = environment.get_template("preparing/report.html")
     messages = Messages(folder / "report.yaml")
     funnel = Counter({tuple(row[:-1]): row[-1] for row in details["funnel"]})
     languages = [language for language, _ in _by(funnel, "read", "documents", 3).most_common()]
