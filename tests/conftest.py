@@ -111,9 +111,9 @@ def _translator(tokenizer: Any, config: Any) -> Any:
         {"source_language": "en", "target_language": "zh", "source": ENGLISH, "target": CHINESE},
         {"source_language": "zh", "target_language": "en", "source": CHINESE, "target": ENGLISH},
     ]
-    encoded = task_of(config).encode(records, tokenizer, {})
+    encoded = task_of(config, "transformer").encode(records, tokenizer, {})
     none = np.zeros(0, np.int32)
-    examples = [Example(np.array(each.ids), None, each.target_start, none) for each in encoded if each is not None]
+    examples = [Example(np.array(each.ids), None, each.target_start, none) for made in encoded for each in made or ()]
     objective = SequenceToSequenceObjective(tokenizer.pad_id)
     batch = objective.collate(examples)
     return _learn(model, lambda: objective.loss(model, batch) / objective.targets(batch))
@@ -124,24 +124,24 @@ def _tagger(tokenizer: Any, config: Any) -> Any:
     import torch
 
     from llmyard.models.config import Bert
-    from llmyard.models.families import build_tagger
+    from llmyard.models.families import SpanHeads, build_labeller
     from llmyard.tasks.catalogue import task_of
     from llmyard.tokens.views import Example
     from llmyard.training.objectives import SpanObjective
 
     torch.manual_seed(3)
-    task = task_of(config)
+    task = task_of(config, "bert")
     labels = task.labels(FACTS)
-    model = build_tagger(
-        Bert(hidden_size=32, heads=2, layers=1, feed_forward_size=64), max_tokens=config.max_tokens,
-        vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
-        entity_types=tuple(labels["entity_types"]), relations=tuple(labels["relations"]),
+    model = build_labeller(
+        Bert(hidden_size=32, heads=2, layers=1, feed_forward_size=64),
+        SpanHeads(tuple(labels["entity_types"]), tuple(labels["relations"])),
+        max_tokens=config.max_tokens, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id,
     )  # fmt: skip
     encoded = task.encode(FACTS, tokenizer, labels)
     examples = [
         Example(np.array(each.ids), np.array(each.labels), 0, np.array(each.pairs))
-        for each in encoded
-        if each is not None
+        for made in encoded
+        for each in made or ()
     ]
     objective = SpanObjective(tokenizer.pad_id, len(labels["relations"]))
     batch = objective.collate(examples)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from llmyard.generation.engine import Unsupported
-from llmyard.generation.model import Model, mostly_chinese, whole
-from llmyard.tasks.question_answering import QuestionAnsweringTask
-from llmyard.tasks.task import Decoding, Task
+from llmyard.generation.model import Model, whole
+from llmyard.tasks.task import Decoding, Record, Task
+from llmyard.text.script import language_by_script, mostly_chinese
 
 COMPLETION = Decoding(64)
 
@@ -58,17 +59,43 @@ async def ask(model: Model, text: str, target: str | None = None, context: str |
     """
     task = model.task
     check_question(model.name, task, text, target, context)
-    if isinstance(task, QuestionAnsweringTask):
-        record = {"question": text, "context": context}
-        (found,) = await model.extract([task.text(record)])
-        return Reply(task.answer(found, record))
-    if task is not None and task.output == "spans":
-        (found,) = await model.extract([text])
-        return Reply("\n".join(" | ".join(triple) for triple in found.triples), triples=found.triples)
     if task is None:
         said, finish, _ = await whole(model.complete(text, COMPLETION))
-    elif task.name == "translation":
-        said, finish, _ = await whole(model.translate(text, target or ("en" if mostly_chinese(text) else "zh")))
-    else:
-        said, finish, _ = await whole(model.summarise(text))
+        return Reply(said, finish)
+    match task.name:
+        case "question_answering":
+            record: Record = {"question": text, "context": context, "answers": [], "language": language_by_script(text)}
+            return Reply(await model.predict(record))
+        case "knowledge_graph":
+            (found,) = await model.extract([text])
+            return Reply("\n".join(" | ".join(triple) for triple in found.triples), triples=found.triples)
+        case "classification":
+            return Reply((await model.predict({"text": text})).label)
+        case "relation_classification":
+            return Reply((await model.predict(marked_record(text))).label)
+        case "dialogue" | "instruction":
+            prompt = model.chat_prompt([{"role": "user", "content": text}])
+            said, finish, _ = await whole(model.answer(prompt, model.decoding))
+        case "translation":
+            said, finish, _ = await whole(model.translate(text, target or ("en" if mostly_chinese(text) else "zh")))
+        case _:
+            said, finish, _ = await whole(model.summarise(text))
     return Reply(said, finish)
+
+
+def marked_record(text: str) -> Record:
+    """Returns the record of a text whose two entities stand in brackets: ``[马洛]住在[科拉镇]。``.
+
+    Raises:
+        Unsupported: There are not two.
+    """
+    parts = re.split(r"\[([^\[\]]+)\]", text)
+    if len(parts) != 5:
+        raise Unsupported(f"{len(parts) // 2} entities stand in brackets, two are needed", "write [entity] around each")
+    before, one, between, two, _ = parts
+    first, second = len(before), len(before) + len(one) + len(between)
+    return {
+        "text": "".join(parts),
+        "subject": {"text": one, "start": first, "end": first + len(one)},
+        "object": {"text": two, "start": second, "end": second + len(two)},
+    }

@@ -26,7 +26,9 @@ class Decoder(Protocol):
 
 def decoder_of(model: Any, pad_id: int) -> Decoder:
     """Returns the decoder for a model's family."""
-    return EncoderDecoderDecoder(model, pad_id) if isinstance(model, TransformerModel) else CausalDecoder(model, pad_id)
+    if isinstance(model, TransformerModel):
+        return EncoderDecoderDecoder(model, pad_id)
+    return CrossDecoder(model, pad_id) if model.config.is_encoder_decoder else CausalDecoder(model, pad_id)
 
 
 class EncoderDecoderDecoder:
@@ -50,6 +52,38 @@ class EncoderDecoderDecoder:
         """Keeps some rows of the state."""
         assert self._state is not None
         self._state = self._state.select(rows)
+
+
+class CrossDecoder:
+    """As :class:`EncoderDecoderDecoder`, of transformers' models (T5, BART)."""
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self._model, self._pad = model, pad_id
+        self._cache: Any = None
+        self._encoded: Any = None
+        self._mask = torch.zeros(0)
+
+    def start(self, prompts: list[list[int]], device: torch.device) -> Tensor:
+        """Encodes the prompts."""
+        ids = pad(prompts, self._pad).to(device)
+        self._mask = pad([[1] * len(prompt) for prompt in prompts], 0).to(device)
+        self._encoded = self._model.get_encoder()(input_ids=ids, attention_mask=self._mask)
+        return self.step(torch.tensor([[prompt[-1]] for prompt in prompts], device=device))
+
+    def step(self, tokens_B1: Tensor) -> Tensor:
+        """One decoder step; keys and values of all former ones, and of the encoder's states, are kept."""
+        out = self._model(
+            encoder_outputs=self._encoded, attention_mask=self._mask, decoder_input_ids=tokens_B1,
+            past_key_values=self._cache, use_cache=True,
+        )  # fmt: skip
+        self._cache = out.past_key_values
+        return out.logits[:, -1]  # type: ignore[no-any-return]
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps some rows of the cache and of the encoder's states."""
+        self._cache.batch_select_indices(rows)
+        self._mask = self._mask[rows]
+        self._encoded.last_hidden_state = self._encoded.last_hidden_state[rows]
 
 
 class CausalDecoder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from llmyard.core.errors import LlmyardError, RequestError
-from llmyard.tasks.task import Annotation
+from llmyard.tasks.task import Annotation, Choice, Marked
 
 Finish = Literal["stop", "length", "aborted"]
 
@@ -32,6 +32,7 @@ class Capabilities:
         max_prompt_tokens: Longer prompts are refused.
         max_total_tokens: Prompt and answer together; an answer ends there with ``length``. One more than the model has
             positions, because the last token is written and never read. None: no such end.
+        classifies: Answers :meth:`Engine.classify`.
     """
 
     model: str
@@ -40,6 +41,17 @@ class Capabilities:
     annotates: bool
     max_prompt_tokens: int
     max_total_tokens: int | None = None
+    classifies: bool = False
+
+    @property
+    def does(self) -> str:
+        """What the model does, for error messages."""
+        return "writes" if self.generates else "tags" if self.annotates else "labels"
+
+    @property
+    def route(self) -> str:
+        """What answers with the model, for error messages."""
+        return "generate route" if self.generates else "annotate route" if self.annotates else "classify route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,7 @@ class GenerateRequest:
         temperature: 0 takes the likeliest token each time.
         seed: Of the sampling; equal requests with equal seeds give equal answers.
         top_p: Tokens are drawn from the likeliest ones that have this probability together (Holtzman et al. 2020).
+        json_schema: The answer is JSON that follows it, unless it is cut; None leaves it free.
     """
 
     id: str
@@ -61,6 +74,7 @@ class GenerateRequest:
     temperature: float = 0.0
     seed: int = 0
     top_p: float = 1.0
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,14 @@ class Engine(Protocol):
 
         Raises:
             Unsupported: The model does not annotate, or a text is too long.
+            EngineClosed: The engine is draining.
+        """
+
+    async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
+        """Returns the label of each text.
+
+        Raises:
+            Unsupported: The model does not classify, or a text is too long.
             EngineClosed: The engine is draining.
         """
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from llmyard.core.artifacts import Artifact
+from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.generation.engine import Delta, Engine, GenerateRequest, Unsupported
 from llmyard.generation.torch_engine import TorchEngine
+from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
-from llmyard.tasks.task import Annotation, Decoding, Record, Task
-from llmyard.tasks.translation import LANGUAGE_TOKENS
+from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, Choice, Decoding, Record, Task
+from llmyard.tasks.writing import Writing
+from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
+
+LABEL_NAMES = ("entity_types", "relations", "classes", "parts")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Model:
         reference: ``checkpoint/name@version``.
         name: As requests name it.
         task: What it was tuned for; None for a base model.
+        decoding: How it writes unless a request says otherwise.
     """
 
     reference: str
@@ -33,12 +39,15 @@ class Model:
     engine: Engine
     tokenizer: Tokenizer
     task: Task | None
+    decoding: Decoding = field(default_factory=Decoding)
 
     @classmethod
     def load(cls, artifact: Artifact, threads: int | None = None) -> Model:
         """Returns the model of a checkpoint; its files are verified first."""
-        engine = TorchEngine(artifact.local(), artifact.reference, threads)
-        return cls(artifact.reference, artifact.name, engine, engine.tokenizer, task_of_checkpoint(artifact))
+        engine = engine_of(artifact, threads)
+        task = task_of_checkpoint(artifact)
+        decoding = task.decoding(labels_of(artifact)) if task is not None else Decoding()
+        return cls(artifact.reference, artifact.name, engine, engine.tokenizer, task, decoding)
 
     def translate(self, text: str, target: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields the translation of a text into ``target`` (en or zh).
@@ -47,11 +56,46 @@ class Model:
             Unsupported: The model does not translate, not into that language, or not a text so long.
         """
         prompt = self._translation_prompt(text, target)
-        return self.answer(prompt, decoding or (self.task.decoding if self.task else Decoding()))
+        return self.answer(prompt, decoding or self.decoding)
 
     async def extract(self, texts: Sequence[str]) -> list[Annotation]:
-        """Returns entities and triples of texts."""
-        return await self.engine.annotate(texts)
+        """Returns entities and triples of texts; none where a model that writes wrote no valid JSON."""
+        found = [await self.predict({"text": text}) for text in texts]
+        return [each if isinstance(each, Annotation) else Annotation((), ()) for each in found]
+
+    async def predict(self, record: Record) -> Any:
+        """Returns the task's prediction for a record: a text, an annotation, a choice, slots.
+
+        Raises:
+            Unsupported: It is a base model, or the record is too long.
+        """
+        task = self.task
+        if task is None:
+            raise Unsupported(f"{self.name} is a base model, without a task", "fine-tune it")
+        if task.output == "text":
+            said, _, _ = await whole(self.answer(self.prompt(record), self.decoding))
+            return task.prediction(record, said)
+        inputs = task.inputs(record, self.tokenizer)
+        found: Sequence[Annotation | Choice]
+        if task.output == "label":
+            found = await self.engine.classify(inputs)
+        else:
+            found = await self.engine.annotate([each.text for each in inputs])
+        return task.prediction(record, [asdict(each) for each in found])
+
+    def prompt(self, record: Record) -> list[int]:
+        """Returns the tokens that ask for an answer to a record.
+
+        Raises:
+            Unsupported: The record is too long. The task would cut it; half of one answered in silence is worse than a
+                refusal.
+        """
+        assert self.task is not None
+        if isinstance(self.task, Writing):
+            excess, room = self.task.excess(record, self.tokenizer)
+            if excess > 0:
+                raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
+        return self.task.prompt(record, self.tokenizer)
 
     def summarise(self, text: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields a summary of a text, in its own language.
@@ -60,7 +104,7 @@ class Model:
             Unsupported: The model does not summarise, or not a text so long.
         """
         prompt = self._summary_prompt(text)
-        return self.answer(prompt, decoding or (self.task.decoding if self.task else Decoding()))
+        return self.answer(prompt, decoding or self.decoding)
 
     def complete(self, text: str, decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what a base model says after a text."""
@@ -69,8 +113,8 @@ class Model:
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Returns the tokens that ask for an answer to the last user message.
 
-        These models are not tuned to converse: a translation model translates the message into the other language,
-        another summarises it, a base model goes on writing after it; what was said before is not read.
+        A model tuned to converse reads all turns. Of another the last message is answered alone: a translation model
+        translates it into the other language, another summarises it, a base model goes on writing after it.
 
         Raises:
             Unsupported: There is no user message, or the model does not take this one.
@@ -80,21 +124,15 @@ class Model:
             raise Unsupported("there is no message of the user", 'send one with "role": "user"')
         if self.task is None:
             return self._completion_prompt(text)
+        if self.task.name in ("dialogue", "instruction"):
+            return self.prompt({"messages": list(messages)})
         if self.task.name == "summarization":
             return self._summary_prompt(text)
         return self._translation_prompt(text, "en" if mostly_chinese(text) else "zh")
 
     def answer(self, prompt: Sequence[int], decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what the model writes after a prompt."""
-        request = GenerateRequest(
-            uuid.uuid4().hex,
-            prompt,
-            decoding.max_new_tokens,
-            decoding.temperature,
-            decoding.seed,
-            decoding.top_p,
-        )
-        return self.engine.generate(request)
+        return self.engine.generate(GenerateRequest(uuid.uuid4().hex, prompt, **asdict(decoding)))
 
     def _completion_prompt(self, text: str) -> list[int]:
         return self.tokenizer.encode(text) or [self.tokenizer.end_id]
@@ -104,23 +142,28 @@ class Model:
             raise Unsupported(f"{self.name} does not translate", "choose a translation model")
         if target not in LANGUAGE_TOKENS:
             raise Unsupported(f"cannot translate into {target!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
-        return self._whole_prompt(text, {"source": text, "target_language": target}, "translates")
+        return self.prompt({"source": text, "target_language": target})
 
     def _summary_prompt(self, text: str) -> list[int]:
         if self.task is None or self.task.name != "summarization":
             raise Unsupported(f"{self.name} does not summarise", "choose a summarisation model")
-        language = "zh" if mostly_chinese(text) else "en"
-        return self._whole_prompt(text, {"text": text, "language": language}, "summarises")
+        return self.prompt({"text": text, "language": language_by_script(text)})
 
-    def _whole_prompt(self, text: str, record: Record, does: str) -> list[int]:
-        assert self.task is not None
-        prompt, source = self.task.prompt(record, self.tokenizer), self.tokenizer.encode(text)
-        # The task cuts a text that is too long; half of one answered in silence is worse than a refusal.
-        if prompt[1:-1] != source:
-            raise Unsupported(
-                f"the text has {len(source)} tokens; {self.name} {does} {len(prompt) - 2} at once", "split it"
-            )
-        return prompt
+
+def engine_of(artifact: Artifact, threads: int | None = None) -> TorchEngine:
+    """Returns an engine with a checkpoint, or with an adapter on the base that it was trained for.
+
+    Raises:
+        MissingArtifact: The base is gone.
+    """
+    named = artifact.details.get("adapter_of")
+    base = ArtifactStore(artifact.storage).get(str(named), "checkpoint").local() if named else None
+    return TorchEngine.load(artifact.local(), artifact.reference, threads, base)
+
+
+def labels_of(artifact: Artifact) -> dict[str, list[str]]:
+    """Returns the label names that a checkpoint was trained with."""
+    return {key: artifact.details[key] for key in LABEL_NAMES if key in artifact.details}
 
 
 def task_of_checkpoint(artifact: Artifact) -> Task | None:
@@ -128,13 +171,9 @@ def task_of_checkpoint(artifact: Artifact) -> Task | None:
     config = artifact.details.get("task_config")
     if not config:
         return None
-    return task_of(TypeAdapter(TaskConfig).validate_python(config))
-
-
-def mostly_chinese(text: str) -> bool:
-    """Returns whether at least a third of a text's letters are Chinese characters."""
-    han = sum("\u4e00" <= character <= "\u9fff" for character in text)
-    return han * 3 >= max(1, sum(character.isalpha() for character in text))
+    family = artifact.details.get("family") or shape_of(artifact.local("config.json")).family.removeprefix("llmyard_")
+    prefix = artifact.details.get("prompt_ids", ())
+    return task_of(TypeAdapter(TaskConfig).validate_python(config), str(family), prefix)
 
 
 async def whole(deltas: AsyncIterator[Delta]) -> tuple[str, str, int]:

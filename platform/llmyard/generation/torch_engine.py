@@ -1,4 +1,4 @@
-"""Our own engine on torch: causal decoders, the encoder-decoder Transformer and the span tagger.
+"""Our own engine on torch: causal decoders, encoder-decoders, and encoders that label.
 
 One thread computes. Waiting requests are joined into a batch, the batch is decoded with a key-value cache, and a
 sequence that ends or is aborted leaves the batch before the next token. Requests that arrive meanwhile form the next
@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,16 +23,20 @@ import torch
 
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.core.seeds import mix
+from llmyard.generation.constrained import Grammar, Grammars
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
-from llmyard.generation.tagging import tag
+from llmyard.generation.tagging import choose, tag
 from llmyard.generation.text_stream import TextStream
 from llmyard.models.families import load
 from llmyard.models.span_tagger import SpanTagger
+from llmyard.models.text_classifier import TextClassifier
+from llmyard.models.text_encoder import TextEncoder
 from llmyard.models.transformer import TransformerModel
 from llmyard.models.transformer_xl import TransformerXlModel
-from llmyard.tasks.task import Annotation
+from llmyard.tasks.task import Annotation, Choice, Decoding, Marked
 from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
+from llmyard.training.adapting import load_adapted
 from llmyard.training.objectives import pad
 
 MAX_BATCH = 32
@@ -41,6 +45,7 @@ MAX_PROMPT_TOKENS = 4096
 MIN_TEMPERATURE = 1e-4
 
 T = TypeVar("T")
+U = TypeVar("U")
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +57,7 @@ class _Sequence:
     emit: Callable[[Delta | LlmyardError], None]
     room: int
     stream: TextStream
+    grammar: Grammar | None = None
     aborted: threading.Event = field(default_factory=threading.Event)
     ids: list[int] = field(default_factory=list)
     finished: bool = False
@@ -69,24 +75,26 @@ class TorchEngine:
     """Answers with one model in this process.
 
     Args:
-        folder: A saved model with its ``tokenizer.json``.
+        model: To answer with.
+        tokenizer: Of the model.
         name: Reference shown in :meth:`capabilities`.
         threads: CPU threads to compute with; None leaves torch's setting, which all engines of a process share.
         device: Where to compute.
     """
 
     def __init__(
-        self, folder: str | Path, name: str = "model", threads: int | None = None, device: str = "cpu"
+        self, model: Any, tokenizer: Tokenizer, name: str = "model", threads: int | None = None, device: str = "cpu"
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.tokenizer = Tokenizer.load(Path(folder, FILE))
+        self.tokenizer = tokenizer
         self._device = torch.device(device)
-        self._model = load(folder).to(self._device)
+        self._model = model.to(self._device)
         fault = why_not(self._model)
         if fault:
             raise RequestError(f"{name}: {fault}", f"it answers with {_ANSWERING}")
         self._able = _capabilities(self._model, name)
+        self._grammars = Grammars(tokenizer)
         self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
         self._live: dict[str, _Sequence] = {}
         self._stats = Stats()
@@ -94,6 +102,22 @@ class TorchEngine:
         self._door = threading.Lock()  # nothing is put behind the mark that ends the thread
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, name: str = "model", threads: int | None = None, base: str | Path | None = None
+    ) -> TorchEngine:
+        """Returns an engine with a saved model.
+
+        Args:
+            folder: The model with its ``tokenizer.json``.
+            name: As above.
+            threads: As above.
+            base: The model that the folder holds an adapter of; None where it holds a whole one.
+        """
+        tokenizer = Tokenizer.load(Path(folder, FILE))
+        model = load(folder) if base is None else load_adapted(Path(base), Path(folder))
+        return cls(model, tokenizer, name, threads)
 
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
@@ -119,8 +143,8 @@ class TorchEngine:
             sequence.aborted.set()  # a reader that left early frees its place in the batch
             self._live.pop(request.id, None)
 
-    def generate_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-        """Returns greedy answers to many prompts at once, for work that does not stream.
+    def generate_batch(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[str]:
+        """Returns answers to many prompts at once, for work that does not stream.
 
         Raises:
             LlmyardError: As :meth:`generate` does; then no answer is returned.
@@ -141,7 +165,7 @@ class TorchEngine:
         sequences = []
         for index, prompt in enumerate(prompts):
             results.append(Future())
-            request = GenerateRequest(str(index), prompt, max_new_tokens)
+            request = GenerateRequest(str(index), prompt, **asdict(decoding))
             sequences.append(self._sequence(request, emitter([], results[-1])))
         for sequence in sequences:
             self._submit(sequence)
@@ -154,6 +178,14 @@ class TorchEngine:
     def annotate_batch(self, texts: Sequence[str]) -> list[Annotation]:
         """Like :meth:`annotate`, for callers without an event loop."""
         return self._call(self._annotate, texts).result()
+
+    async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
+        """Returns the label of each text."""
+        return await asyncio.wrap_future(self._call(self._classify, texts))
+
+    def classify_batch(self, texts: Sequence[Marked]) -> list[Choice]:
+        """Like :meth:`classify`, for callers without an event loop."""
+        return self._call(self._classify, texts).result()
 
     async def encode(self, texts: Sequence[str]) -> list[list[float]]:
         """Returns a vector for each text."""
@@ -190,7 +222,7 @@ class TorchEngine:
         """
         able, prompt = self._able, request.prompt
         if not able.generates:
-            raise Unsupported(f"{able.model} tags text, it does not write", "use its annotate route")
+            raise Unsupported(f"{able.model} does not write, it {able.does}", f"use its {able.route}")
         if not 0 < len(prompt) <= able.max_prompt_tokens:
             said = f"the prompt has {len(prompt)} tokens; {able.model} takes 1 to {able.max_prompt_tokens}"
             raise Unsupported(said, "shorten it")
@@ -205,7 +237,8 @@ class TorchEngine:
         room = request.max_new_tokens
         if able.max_total_tokens is not None:
             room = min(room, able.max_total_tokens - len(prompt))
-        return _Sequence(request, emit, room, TextStream(self.tokenizer))
+        grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
+        return _Sequence(request, emit, room, TextStream(self.tokenizer), grammar)
 
     def _submit(self, item: _Sequence | _Call) -> None:
         with self._door:
@@ -214,7 +247,7 @@ class TorchEngine:
             self._stats.requests += 1
             self._queue.put(item)
 
-    def _call(self, run: Callable[[Sequence[str]], list[T]], texts: Sequence[str]) -> Future[list[T]]:
+    def _call(self, run: Callable[[Sequence[U]], list[T]], texts: Sequence[U]) -> Future[list[T]]:
         """Has the computing thread work on texts, a batch at a time."""
         texts = list(texts)
 
@@ -267,6 +300,9 @@ class TorchEngine:
 
     def _choose(self, logits_BV: torch.Tensor, sequences: list[_Sequence]) -> list[int]:
         """Returns each sequence's next token: the likeliest, or sampled with the request's own seed."""
+        for row, sequence in enumerate(sequences):
+            if sequence.grammar is not None:
+                logits_BV[row] = sequence.grammar.allow(logits_BV[row])
         chosen: list[int] = logits_BV.argmax(-1).tolist()
         for row, sequence in enumerate(sequences):
             request = sequence.request
@@ -283,6 +319,8 @@ class TorchEngine:
         if token == self.tokenizer.end_id:
             self._emit(sequence, Delta((), sequence.stream.end(), "stop"))
             return False
+        if sequence.grammar is not None:
+            sequence.grammar.take(token)
         sequence.ids.append(token)
         self._stats.generated_tokens += 1
         finish: Finish | None = "length" if len(sequence.ids) >= sequence.room else None
@@ -306,9 +344,17 @@ class TorchEngine:
     @torch.inference_mode()
     def _annotate(self, texts: Sequence[str]) -> list[Annotation]:
         if not isinstance(self._model, SpanTagger):
-            raise Unsupported(f"{self._able.model} writes text, it does not tag", "use its generate route")
+            raise Unsupported(f"{self._able.model} does not tag, it {self._able.does}", f"use its {self._able.route}")
         encoded, tokens_BT = self._encoded(texts)
         return tag(self._model, texts, encoded, tokens_BT)
+
+    @torch.inference_mode()
+    def _classify(self, texts: Sequence[Marked]) -> list[Choice]:
+        if not isinstance(self._model, TextClassifier):
+            able = self._able
+            raise Unsupported(f"{able.model} chooses no labels, it {able.does}", f"use its {able.route}")
+        encoded, tokens_BT = self._encoded([each.text for each in texts])
+        return choose(self._model, texts, encoded, tokens_BT)
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> list[list[float]]:
@@ -316,6 +362,11 @@ class TorchEngine:
         _, tokens_BT = self._encoded(texts)
         if isinstance(model, SpanTagger):
             hidden_BTD = model.encode(tokens_BT)
+        elif isinstance(model, TextEncoder):
+            hidden_BTD = model.hidden(tokens_BT)
+        elif model.config.is_encoder_decoder and not isinstance(model, TransformerModel):
+            mask_BT = tokens_BT != self.tokenizer.pad_id
+            hidden_BTD = model.get_encoder()(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state
         elif isinstance(model, TransformerModel):
             hidden_BTD = model.memory(tokens_BT)
         else:
@@ -344,24 +395,27 @@ def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
     return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
 
 
-_ANSWERING = "causal decoders, the encoder-decoder Transformer and span taggers"
+_ANSWERING = "causal decoders, encoder-decoders, span taggers and text classifiers"
 
 
 def why_not(model: Any) -> str:
     """Returns why this engine does not answer with a model; "" if it does."""
-    writes = not model.config.is_encoder_decoder and model.can_generate() and not isinstance(model, TransformerXlModel)
-    if writes or isinstance(model, (SpanTagger, TransformerModel)):
+    writes = model.can_generate() and not isinstance(model, TransformerXlModel)
+    if writes or isinstance(model, (TextEncoder, TransformerModel)):
         return ""
     return f"this engine does not answer with a {type(model).__name__} yet"
 
 
 def _capabilities(model: Any, name: str) -> Capabilities:
-    """Returns what a model can do; learned positions bound what it reads, sinusoids do not."""
-    tags, config = isinstance(model, SpanTagger), model.config
-    learned = tags or getattr(config, "positions", "") == "learned"
+    """Returns what a model can do; learned positions bound what it reads, sinusoids and relative ones do not."""
+    labels, config = isinstance(model, TextEncoder), model.config
+    learned = labels or getattr(config, "positions", "") == "learned"
     positions = config.max_tokens if learned else getattr(config, "max_position_embeddings", None)
     total = None if positions is None else int(positions) + 1
-    return Capabilities(name, model.config.model_type, not tags, tags, positions or MAX_PROMPT_TOKENS, total)
+    return Capabilities(
+        name, config.model_type, not labels, isinstance(model, SpanTagger), positions or MAX_PROMPT_TOKENS, total,
+        classifies=isinstance(model, TextClassifier),
+    )  # fmt: skip
 
 
 def _post(

@@ -1,1 +1,1 @@
-"""BLEU, chrF, ROUGE, answer EM/F1, triples: pure functions for Chinese and English, without torch."""
+"""Figures of quality and how sure they are, for Chinese and English: pure functions, without torch."""

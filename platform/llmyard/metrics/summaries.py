@@ -1,8 +1,7 @@
 """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004): F1 of a summary's units against the reference's, averaged over pairs.
 
 Units are lower-cased words in English (digits and letters, as in google-research/rouge, without stemming); in Chinese
-single
-characters, with runs of Latin letters and digits kept whole.
+single characters, with runs of Latin letters and digits kept whole.
 """
 
 from __future__ import annotations
@@ -38,14 +37,24 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str], language: str) -
     Raises:
         DataError: No hypotheses, or another number of references.
     """
+    scores = rouge_each(hypotheses, references, language)
+    columns = zip(*((each.rouge1, each.rouge2, each.rouge_l) for each in scores), strict=True)
+    return Rouge(*(sum(column) / len(scores) for column in columns))
+
+
+def rouge_each(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Rouge]:
+    """Each pair's scores.
+
+    Raises:
+        DataError: No hypotheses, or another number of references.
+    """
     refuse_unequal(hypotheses, references)
-    totals = [0.0, 0.0, 0.0]
+    scores = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         said, wanted = units_of(hypothesis, language), units_of(reference, language)
-        totals[0] += overlap_f1(said, wanted, 1)
-        totals[1] += overlap_f1(said, wanted, 2)
-        totals[2] += f1(common_subsequence(said, wanted), len(said), len(wanted))
-    return Rouge(*(total / len(hypotheses) for total in totals))
+        longest = f1(common_subsequence(said, wanted), len(said), len(wanted))
+        scores.append(Rouge(overlap_f1(said, wanted, 1), overlap_f1(said, wanted, 2), longest))
+    return scores
 
 
 def overlap_f1(said: Sequence[str], wanted: Sequence[str], size: int) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -23,6 +23,8 @@ from transformers.utils import logging as transformers_logging
 from llmyard.core.errors import CorruptArtifact, RequestError
 from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl, WordVectors
 from llmyard.models.span_tagger import SpanTagger, SpanTaggerConfig
+from llmyard.models.text_classifier import TextClassifier, TextClassifierConfig
+from llmyard.models.text_encoder import TextEncoder
 from llmyard.models.transformer import TransformerConfig, TransformerModel
 from llmyard.models.transformer_xl import TransformerXlConfig, TransformerXlModel
 from llmyard.models.word_vectors import WordVectorsConfig, WordVectorsModel
@@ -35,6 +37,7 @@ _CLASSES: dict[str, type[PreTrainedModel]] = {
     TransformerConfig.model_type: TransformerModel,
     TransformerXlConfig.model_type: TransformerXlModel,
     SpanTaggerConfig.model_type: SpanTagger,
+    TextClassifierConfig.model_type: TextClassifier,
     WordVectorsConfig.model_type: WordVectorsModel,
 }
 
@@ -99,58 +102,88 @@ def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_token
             )  # fmt: skip
 
 
-def build_tagger(
-    config: Bert, *, vocab_size: int, pad_id: int, max_tokens: int, entity_types: tuple[str, ...],
-    relations: tuple[str, ...], question_end: int = -1,
-) -> SpanTagger:  # fmt: skip
-    """Returns an encoder that tags spans, with random weights (from torch's current seed).
+def build_labeller(config: Bert, heads: Heads, *, vocab_size: int, pad_id: int, max_tokens: int) -> TextEncoder:
+    """Returns an encoder that labels what it reads, with random weights (from torch's current seed).
 
     Args:
         config: Its shape.
+        heads: What it finds.
         vocab_size: Ids of the tokenizer.
         pad_id: Padding token.
         max_tokens: Longest sequence.
+    """
+    shape = config.model_dump(exclude={"family"})
+    return heads.on(vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens, **shape)
+
+
+def labeller_from(base: BertForPreTraining, heads: Heads) -> TextEncoder:
+    """Returns an encoder that labels, as it was pretrained; its heads are random (from torch's current seed).
+
+    Args:
+        base: As pretrained.
+        heads: What it finds.
+    """
+    shape = base.config
+    model = heads.on(
+        vocab_size=shape.vocab_size, pad_token_id=shape.pad_token_id, max_tokens=shape.max_position_embeddings,
+        hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, heads=shape.num_attention_heads,
+        feed_forward_size=shape.intermediate_size, dropout=shape.hidden_dropout_prob,
+    )  # fmt: skip
+    model.take_encoder(base.bert.state_dict())
+    return model
+
+
+@dataclass(frozen=True)
+class SpanHeads:
+    """Spans of some types, and relations between them.
+
+    Attributes:
         entity_types: Of the spans.
         relations: Between spans.
         question_end: The token that ends a question, -1 where there is none.
     """
-    return SpanTagger(
-        SpanTaggerConfig(
-            vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens,
-            entity_types=entity_types, relations=relations, question_end=question_end,
-            **config.model_dump(exclude={"family"}),
-        )
-    )  # fmt: skip
+
+    entity_types: tuple[str, ...]
+    relations: tuple[str, ...] = ()
+    question_end: int = -1
+
+    def on(self, **shape: Any) -> SpanTagger:
+        """Returns the model of a shape."""
+        return SpanTagger(SpanTaggerConfig(**vars(self), **shape))
 
 
-def tagger_from(
-    base: BertForPreTraining, *, entity_types: tuple[str, ...], relations: tuple[str, ...], question_end: int = -1
-) -> SpanTagger:
-    """Returns a tagger with a pretrained encoder; its heads are random (from torch's current seed).
+@dataclass(frozen=True)
+class ClassHead:
+    """One label.
 
-    Args:
-        base: As pretrained.
-        entity_types: Of the spans.
-        relations: Between spans.
-        question_end: As for :func:`build_tagger`.
+    Attributes:
+        classes: Its names.
+        parts: How many parts of a text are marked.
     """
-    shape = base.config
-    tagger = SpanTagger(
-        SpanTaggerConfig(
-            vocab_size=shape.vocab_size, pad_token_id=shape.pad_token_id, max_tokens=shape.max_position_embeddings,
-            hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, heads=shape.num_attention_heads,
-            feed_forward_size=shape.intermediate_size, dropout=shape.hidden_dropout_prob,
-            entity_types=entity_types, relations=relations, question_end=question_end,
-        )
-    )  # fmt: skip
-    weights = {name: each for name, each in base.bert.state_dict().items() if not name.startswith("pooler.")}
-    kinds = "embeddings.token_type_embeddings.weight"
-    learned, wanted = weights.pop(kinds), tagger.bert.embeddings.token_type_embeddings.weight
-    with torch.no_grad():  # a further kind of segment begins as the last that was learned
-        for kind in range(len(wanted)):
-            wanted[kind] = learned[min(kind, len(learned) - 1)]
-    tagger.bert.load_state_dict({**weights, kinds: wanted})
-    return tagger
+
+    classes: tuple[str, ...]
+    parts: int = 0
+
+    def on(self, **shape: Any) -> TextClassifier:
+        """Returns the model of a shape."""
+        return TextClassifier(TextClassifierConfig(**vars(self), **shape))
+
+
+Heads = SpanHeads | ClassHead
+
+
+def like(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Returns the model that a folder's ``config.json`` describes with the weights of its base: the base itself, or its
+    encoder with random heads.
+    """
+    written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    wanted = _class_of(folder, written.get("model_type", ""))
+    if isinstance(base, wanted) or not issubclass(wanted, TextEncoder):
+        base.config.vocab_size = written["vocab_size"]
+        return base
+    model = wanted(wanted.config_class.from_pretrained(str(folder)))
+    model.take_encoder(base.bert.state_dict())
+    return model
 
 
 def load(folder: str | Path) -> PreTrainedModel:

@@ -41,7 +41,7 @@ def grow(model: Any, growth: Growth, tokenizer: Tokenizer, extra: int) -> None:
     output = model.get_output_embeddings()
     rows = (old, getattr(output, "weight", None), getattr(output, "bias", None))
     for each in {id(each): each for each in rows if each is not None}.values():
-        _replace(model, each, nn.Parameter(_grown(each, growth, added, model.config.eos_token_id)))
+        replace(model, each, nn.Parameter(_grown(each, growth, added, model.config.eos_token_id)))
     model.config.vocab_size = len(model.get_input_embeddings().weight)
     if growth.new_end is not None:
         _take_control_ids(model, tokenizer)
@@ -63,7 +63,7 @@ def _grown(old_RD: Tensor, growth: Growth, added: int, eos_id: Any) -> Tensor:
     return torch.cat([known, new, behind, mean_D + spread_D * torch.randn(added, len(mean_D))])
 
 
-def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+def replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
     """Puts a parameter in another's place, wherever the model holds it: tied matrices stay tied."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):

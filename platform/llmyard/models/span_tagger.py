@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel
 
-from llmyard.models.transformer import sinusoids
+from llmyard.models.text_encoder import TextEncoder, TextEncoderConfig
 
 
-class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
+class SpanTaggerConfig(TextEncoderConfig):
     """Shape and labels of a :class:`SpanTagger`.
 
     Attributes:
@@ -29,86 +28,43 @@ class SpanTaggerConfig(PretrainedConfig):  # type: ignore[misc]
 
     def __init__(
         self,
-        vocab_size: int = 8000,
-        hidden_size: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        feed_forward_size: int = 512,
-        max_tokens: int = 256,
-        dropout: float = 0.0,
         entity_types: tuple[str, ...] = (),
         relations: tuple[str, ...] = (),
         relation_size: int = 32,
         question_end: int = -1,
-        pad_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.vocab_size, self.hidden_size, self.layers, self.heads = vocab_size, hidden_size, layers, heads
-        self.feed_forward_size, self.max_tokens, self.dropout = feed_forward_size, max_tokens, dropout
         self.entity_types, self.relations, self.relation_size = list(entity_types), list(relations), relation_size
         self.question_end = question_end
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**kwargs)
 
 
-class SpanTagger(PreTrainedModel):  # type: ignore[misc]
+class SpanTagger(TextEncoder):
     """BERT's encoder with two heads: BIO tags of entities, and relations between the starts of two entities."""
 
-    config_class = SpanTaggerConfig
-    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012 - nothing is tied
+    config_class: type[TextEncoderConfig] = SpanTaggerConfig
 
     def __init__(self, config: SpanTaggerConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(
-            BertConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=config.feed_forward_size,
-                max_position_embeddings=config.max_tokens,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
-                pad_token_id=config.pad_token_id,
-                type_vocab_size=1 if config.question_end < 0 else 3,
-            ),
-            add_pooling_layer=False,
-        )
+        super().__init__(config, kinds=1 if config.question_end < 0 else 3)
         self.tags = nn.Linear(config.hidden_size, 1 + 2 * len(config.entity_types))
         size = len(config.relations) * config.relation_size
         with warnings.catch_warnings():  # without relations these are empty, which torch points out
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             self.subjects, self.objects = nn.Linear(config.hidden_size, size), nn.Linear(config.hidden_size, size)
         self.relation_bias = nn.Parameter(torch.full((len(config.relations),), -2.0))
-        self.post_init()
-        with torch.no_grad():  # neighbouring positions begin alike: learned in half the steps of random ones
-            self.bert.embeddings.position_embeddings.weight.copy_(
-                0.1 * sinusoids(config.max_tokens, config.hidden_size)
-            )
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.05)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the tokens' embedding."""
-        return self.bert.get_input_embeddings()  # type: ignore[no-any-return]
+        self.begin()
 
     def encode(self, tokens_BT: Tensor) -> Tensor:
-        """Returns hidden states (B, T, D).
+        """Returns hidden states (B, T, D)."""
+        if self.config.question_end < 0:
+            return self.hidden(tokens_BT)
+        return self.hidden(tokens_BT, self._kinds(tokens_BT, tokens_BT != self.config.pad_token_id))
 
-        In training the sequence begins at a random position among the first tenth, so that a text somewhat longer
-        than those of the training set does not meet positions that were never learned.
-        """
-        mask = tokens_BT != self.config.pad_token_id
-        length = tokens_BT.shape[1]
-        spare = min(self.config.max_tokens - length, self.config.max_tokens // 10)
-        start = int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0
-        positions = torch.arange(start, start + length, device=tokens_BT.device)[None]
-        kinds_BT = None if self.config.question_end < 0 else self._kinds(tokens_BT, mask)
-        output = self.bert(tokens_BT, attention_mask=mask, token_type_ids=kinds_BT, position_ids=positions)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+    def context(self, tokens_BT: Tensor) -> Tensor:
+        """Returns where the context of a question stands (B, T): behind the first token that ends a question."""
+        ends_BT = tokens_BT == self.config.question_end
+        found_BT: Tensor = (ends_BT.cumsum(1) - ends_BT.long() > 0) & (tokens_BT != self.config.pad_token_id)
+        return found_BT
 
     def _kinds(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Returns 0 for the question, 1 for the context, 2 for a token of the context that the question holds too.
@@ -116,8 +72,7 @@ class SpanTagger(PreTrainedModel):  # type: ignore[misc]
         The match with the question is the feature without which reading is hardly learned from random weights (Chen et
         al. 2017, Reading Wikipedia to Answer Open-Domain Questions, section 3.2).
         """
-        ends_BT = tokens_BT == self.config.question_end
-        context_BT = (ends_BT.cumsum(1) - ends_BT.long() > 0) & mask_BT
+        context_BT = self.context(tokens_BT)
         question_BT = ~context_BT & mask_BT
         same_BTT = tokens_BT[:, :, None] == tokens_BT[:, None, :]
         asked_BT = (same_BTT & question_BT[:, None, :]).any(2)

@@ -12,6 +12,7 @@ _LEARNED = {
     "gpt2": "n_positions",
     "bert": "max_position_embeddings",
     "llmyard_span_tagger": "max_tokens",
+    "llmyard_text_classifier": "max_tokens",
     "llmyard_transformer": "max_tokens",
 }
 

@@ -108,9 +108,6 @@ class HubDataset(Config):
     weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
 
-DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset, Field(discriminator="kind")]
-
-
 class SmallWorldExamples(Config):
     """Task examples of the synthetic corpus, with ground truth and harder test splits."""
 
@@ -135,14 +132,112 @@ class ParallelText(Config):
     max_bad_share: float = Field(0.01, ge=0, le=1, description="More bad lines than this stop the job.")
 
 
-class Records(Config):
-    """Examples as JSON lines of the task's own record schema, one file a split."""
+ExampleFormat = Literal[
+    "jsonl", "squad", "messages", "alpaca", "sharegpt", "semeval", "finre", "fewrel", "conll", "babi", "sgd",
+    "crosswoz", "qmsum",
+]  # fmt: skip
+# The tasks that a format's records are for; those of `jsonl` and `rows` are for any, in the task's own schema.
+FORMAT_TASKS: dict[str, tuple[str, ...]] = {
+    "squad": ("question_answering",),
+    "babi": ("question_answering",),
+    "messages": ("dialogue", "instruction"),
+    "alpaca": ("dialogue", "instruction"),
+    "sharegpt": ("dialogue", "instruction"),
+    "sgd": ("dialogue",),
+    "crosswoz": ("dialogue",),
+    "semeval": ("relation_classification",),
+    "finre": ("relation_classification",),
+    "fewrel": ("relation_classification",),
+    "conll": ("knowledge_graph",),
+    "qmsum": ("summarization",),
+}
+Paths = SourcePath | Annotated[tuple[SourcePath, ...], Field(min_length=1)]
+_PATHS = "A path or several: files, folders (with what is below) or globs."
+_COLUMNS = "Field of the task's schema: where it stands in a row; a dot leads into an object, as in translation.zh."
+_LABELS = (
+    "What a row says as label or relation: the name it is learned by; rows that say anything else are quarantined."
+)
+_SHARE = "Of the training examples where no {} ones are named; an article, dialogue or text is never divided."
 
-    kind: Literal["records"] = "records"
-    train: SourcePath
-    validation: SourcePath
-    test: SourcePath
+
+def paths_of(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the paths that a field of :class:`Records` names."""
+    return (given,) if isinstance(given, str) else given or ()
+
+
+class _Dealt(Config):
+    """Examples whose missing splits are dealt out of the training ones, by a hash of what they are about."""
+
+    seed: int = Field(7, ge=0, description="Of the hash that deals the splits that are not named.")
+    validation_share: float = Field(0.05, gt=0, lt=0.5, description=_SHARE.format("validation"))
+    test_share: float = Field(0.1, gt=0, lt=0.5, description=_SHARE.format("test"))
+    language: Language | None = Field(None, description="Of records that name none; unset, their letters tell.")
+    columns: dict[str, str] = Field({}, description=_COLUMNS)
+    labels: dict[str, str] | None = Field(None, description=_LABELS)
     max_bad_share: float = Field(0.01, ge=0, le=1, description="More bad records than this stop the job.")
 
+    def _refuse_columns(self, format_: str, plain: str) -> None:
+        for field in ("columns", "labels"):
+            if format_ != plain and getattr(self, field):
+                raise ValueError(f"`{field}` is for format: {plain}; {format_} says itself where everything stands")
 
-ExampleSource = Annotated[SmallWorldExamples | ParallelText | Records, Field(discriminator="kind")]
+
+class Records(_Dealt):
+    """Examples from files: JSON lines of the task's own record schema, or a format that data sets come in."""
+
+    kind: Literal["records"] = "records"
+    format: ExampleFormat = Field(
+        "jsonl", description="jsonl: of the task's own schema, or brought to it by `columns`."
+    )
+    train: Paths = Field(description=_PATHS)
+    validation: Paths | None = Field(None, description=f"{_PATHS} Unset, a share of the training examples.")
+    test: Paths | None = Field(None, description=f"{_PATHS} Unset, a share of the training examples.")
+    repair_offsets: bool = Field(
+        True, description="squad: an answer that does not stand where it says is taken from the nearest place it does."
+    )
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        self._refuse_columns(self.format, "jsonl")
+        return self
+
+
+class HubExamples(_Dealt):
+    """Examples of a data set of the Hugging Face hub, or of a local folder in its layout; streamed, never executed."""
+
+    kind: Literal["hub"] = "hub"
+    dataset: Annotated[str, AfterValidator(_absolute_folder)] = Field(
+        min_length=1, description="A name on the hub, or a local folder that begins with `.`, `/`, `~` or `$`."
+    )
+    config: str | None = Field(None, description="The data set's configuration, where it has several.")
+    revision: str | None = Field(None, description="A commit, branch or tag on the hub; it is resolved to its commit.")
+    format: Literal["rows", "messages", "alpaca", "sharegpt"] = Field(
+        "rows", description="rows: of the task's own schema, or brought to it by `columns`."
+    )
+    train: str = Field("train", min_length=1, description="The data set's name for the split.")
+    validation: str | None = Field(None, min_length=1, description="Unset, a share of the training examples.")
+    test: str | None = Field(None, min_length=1, description="Unset, a share of the training examples.")
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        self._refuse_columns(self.format, "rows")
+        return self
+
+
+ExampleSource = Annotated[SmallWorldExamples | ParallelText | Records | HubExamples, Field(discriminator="kind")]
+
+
+class TaskTexts(Config):
+    """The texts of a task's training examples as documents; held-out ones are not read."""
+
+    kind: Literal["task_texts"] = "task_texts"
+    name: str = Field("task_texts", description=_NAME)
+    task: str = Field(description="What the examples are for, such as question_answering.")
+    data: ExampleSource
+    fields: tuple[str, ...] = Field((), description="Fields of the records; unset, all that hold texts.")
+    language: Language | None = Field(None, description="Of all documents, where the records name none.")
+    share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
+    weight: float = Field(1.0, gt=0, description=_WEIGHT)
+
+
+DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset | TaskTexts, Field(discriminator="kind")]

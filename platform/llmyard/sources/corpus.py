@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.core.errors import RequestError
-from llmyard.sources.config import DocumentSource, HubDataset
+from llmyard.sources.config import DocumentSource, HubDataset, HubExamples, TaskTexts
 from llmyard.sources.filesystems import Found, expand, find
 from llmyard.sources.planning import Unit, as_row, plan
 from llmyard.sources.reading import read
@@ -37,7 +37,9 @@ def listing(source: DocumentSource | Any) -> list[list[str | int]]:
 
     A data set of the hub gives its name, 0 and its commit; synthetic documents give nothing.
     """
-    if isinstance(source, HubDataset):
+    if isinstance(source, TaskTexts):
+        return listing(source.data)
+    if isinstance(source, HubDataset | HubExamples):
         from llmyard.sources.hub import listing_of
 
         return listing_of(source)
@@ -53,7 +55,10 @@ def listing(source: DocumentSource | Any) -> list[list[str | int]]:
 
 def check_source(source: Any) -> tuple[Place, RequestError] | None:
     """Returns the field of a source that names files which are not there, and what is wrong; None if all are."""
-    if isinstance(source, HubDataset):
+    if isinstance(source, TaskTexts):
+        found = check_source(source.data)
+        return None if found is None else (("data", *found[0]), found[1])
+    if isinstance(source, HubDataset | HubExamples):
         fields: list[tuple[Place, Callable[[], object]]] = [(("dataset",), lambda: listing(source))]
     else:
         fields = [(place, partial(find, [given])) for place, given in _named(source)]
@@ -84,6 +89,8 @@ def _smallworld_digest() -> str:
 
 def revision(source: Any) -> str:
     """Returns what else than files decides a source's content: a digest of the generator, "" for files."""
+    if isinstance(source, TaskTexts):
+        return revision(source.data)
     return _smallworld_digest() if source.kind == "smallworld" else ""
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmyard.core.errors import DataError
 from llmyard.core.seeds import unit
-from llmyard.sources.config import ExampleSource, Limits, ParallelText, Records, SmallWorldExamples
+from llmyard.sources.config import ExampleSource, HubExamples, ParallelText, Records, SmallWorldExamples, paths_of
 from llmyard.sources.corpus import digest, expand
-from llmyard.sources.formats.lines import line_blocks
-from llmyard.sources.records import BadRecord, is_unicode, not_json
-from llmyard.sources.streams import Stream, Unopenable
-
-LIMITS = Limits()
+from llmyard.sources.example_formats.opening import lines_of
+from llmyard.sources.example_formats.reading import read_file
+from llmyard.sources.records import BadRecord, Fault
+from llmyard.sources.splits import dealt, is_named
 
 HARD_SPLITS = ("test_names", "test_combinations", "test_long")
 _PER_UNIT = 500
@@ -39,16 +36,28 @@ def splits_of(source: ExampleSource) -> tuple[str, ...]:
 
 
 def plan_examples(source: ExampleSource, split: str) -> list[ExampleUnit]:
-    """Returns the units of work of one split."""
+    """Returns the units of work of one split; one that is not named is dealt out of the training files."""
     if isinstance(source, SmallWorldExamples):
         count = {"train": source.train, "validation": source.validation}.get(split, source.test)
         return [ExampleUnit(split, "", at, min(at + _PER_UNIT, count)) for at in range(0, count, _PER_UNIT)]
-    paths = expand(source.paths) if isinstance(source, ParallelText) else expand([getattr(source, split)])
-    return [ExampleUnit(split, path, 0, 0) for path in paths]
+    if isinstance(source, ParallelText):
+        return [ExampleUnit(split, path, 0, 0) for path in expand(source.paths)]
+    place = getattr(source, split if is_named(source, split) else "train")
+    if isinstance(source, HubExamples):
+        from llmyard.sources.hub import shards_of
+
+        path, shards = shards_of(source, place)
+        return [ExampleUnit(split, path, shard, shard + 1) for shard in range(shards)]
+    return [ExampleUnit(split, path, 0, 0) for path in expand(paths_of(place))]
 
 
 def read_examples(unit: ExampleUnit, source: ExampleSource, task: str) -> Iterator[dict[str, Any] | BadRecord]:
-    """Yields the records of a unit for a task, and what could not be read."""
+    """Yields the records of a unit for a task, and what could not be read.
+
+    Raises:
+        DataError: A file cannot be opened or read.
+        RequestError: The source's format holds examples of other tasks.
+    """
     if isinstance(source, SmallWorldExamples):
         from llmyard.sources.smallworld import SmallWorld
 
@@ -58,16 +67,22 @@ def read_examples(unit: ExampleUnit, source: ExampleSource, task: str) -> Iterat
     elif isinstance(source, ParallelText):
         yield from _parallel(unit, source)
     elif isinstance(source, Records):
-        yield from _json_lines(unit.path)
+        yield from dealt(read_file(unit.path, source, task), source, unit.split)
+    else:
+        from llmyard.sources.hub_examples import read_part
+
+        place = getattr(source, unit.split if is_named(source, unit.split) else "train")
+        yield from dealt(read_part(unit.path, unit.start, place, source, task), source, unit.split)
 
 
 def _parallel(work: ExampleUnit, source: ParallelText) -> Iterator[dict[str, Any] | BadRecord]:
     one, two = source.columns
-    name = _name_of(work.path)
-    for number, line in _lines(work.path):
-        bad = line if isinstance(line, BadRecord) else None
+    path = work.path
+    name = Path(path.partition("?")[0] if "://" in path else path).name
+    for number, line in lines_of(work.path):
+        bad = BadRecord(work.path, number, f"line {number}: {line.reason}") if isinstance(line, Fault) else None
         cells: list[str] = []
-        if not isinstance(line, BadRecord):
+        if not isinstance(line, Fault):
             try:
                 cells = line.decode("utf-8").rstrip("\r").split("\t")
             except UnicodeDecodeError as error:
@@ -92,49 +107,3 @@ def _parallel(work: ExampleUnit, source: ParallelText) -> Iterator[dict[str, Any
                 "source": cells[source_at].strip(),
                 "target": cells[target_at].strip(),
             }
-
-
-def _json_lines(path: str) -> Iterator[dict[str, Any] | BadRecord]:
-    name = _name_of(path)
-    for number, line in _lines(path):
-        if isinstance(line, BadRecord):
-            yield line
-            continue
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield BadRecord(path, number, f"line {number}: {not_json(error)}")
-            continue
-        if not isinstance(record, dict):
-            yield BadRecord(path, number, f"line {number} is no JSON object")
-        elif not is_unicode(json.dumps(record, ensure_ascii=False)):
-            yield BadRecord(path, number, f"line {number} holds half of a surrogate pair, which is no character")
-        else:
-            yield {"id": f"{name}#{number}", **record}
-
-
-def _name_of(path: str) -> str:
-    return Path(path.partition("?")[0] if "://" in path else path).name
-
-
-def _lines(path: str) -> Iterator[tuple[int, bytes | BadRecord]]:
-    """Yields (number, line without its line feed) of a file on any filesystem, compressed or not; and what is torn.
-
-    Raises:
-        DataError: The file cannot be opened or read.
-    """
-    number = 0
-    try:
-        with Stream(path, LIMITS) as stream:
-            for block in line_blocks(stream, 0, 0, LIMITS.max_record_bytes):
-                for line in block.data.removesuffix(b"\n").split(b"\n") if block.data else ():
-                    number += 1
-                    yield number, line
-                for cut in block.cut:
-                    number += 1
-                    reason = cut.reason or f"is longer than {LIMITS.max_record_bytes:,} bytes"
-                    yield number, BadRecord(path, number, f"line {number}: {reason}")
-    except Unopenable as error:
-        raise DataError(f"{path} {error}", "check the file, or leave it out") from None

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from llmyard.sources.batches import BATCH_BYTES, Gathering, Origin, batch_of
 from llmyard.sources.config import Files, HubDataset
 from llmyard.sources.formats.lines import Lines, Offsets
-from llmyard.sources.records import Batch
+from llmyard.sources.records import Batch, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Fields:
             offset: Its place in the file.
         """
         if not isinstance(record, dict):
-            gathered.bad(key, f"{self.missing}: the record is {_kind(record)}", data, offset)
+            gathered.bad(key, f"{self.missing}: the record is {kind_of(record)}", data, offset)
             return
         field = next((name for name in self.texts if record.get(name)), None)
         if field is None:
@@ -67,7 +67,7 @@ class Fields:
         if isinstance(text, list) and all(isinstance(part, str) for part in text):
             text = "\n".join(text)
         if not isinstance(text, str):
-            gathered.bad(key, f"the field {field} holds {_kind(text)}, not a text", data, offset)
+            gathered.bad(key, f"the field {field} holds {kind_of(text)}, not a text", data, offset)
             return
         language, url = _string(record, self.language), _string(record, self.url)
         gathered.add(key, text, offset=offset, language=language, url=url)
@@ -161,10 +161,3 @@ def _strings(array: Any) -> Any | None:
 def _string(record: dict[str, Any], field: str | None) -> str:
     value = record.get(field) if field is not None else None
     return value if isinstance(value, str) else ""
-
-
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    names = {dict: "an object", list: "a list", int: "a number", float: "a number", str: "a string"}
-    return names.get(type(value), type(value).__name__)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmyard.core.errors import RequestError
-from llmyard.sources.config import DocumentSource, Files, HubDataset, SmallWorldDocuments
+from llmyard.sources.config import DocumentSource, Files, HubDataset, SmallWorldDocuments, TaskTexts
 from llmyard.sources.filesystems import Found, find
 
 BYTES_PER_TASK = 64 << 20
@@ -84,8 +84,12 @@ def plan(
         elif isinstance(source, HubDataset):
             from llmyard.sources.hub import shards_of
 
-            path, shards = shards_of(source)
+            path, shards = shards_of(source, source.split)
             units += [Unit(index, path, shard, shard + 1) for shard in range(shards)]
+        elif isinstance(source, TaskTexts):
+            from llmyard.sources.task_texts import units_of
+
+            units += units_of(index, source)
         else:
             count = world_of(source).documents
             starts = range(0, count, documents_per_task)

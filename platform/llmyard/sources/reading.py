@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llmyard.sources.config import DocumentSource, Files, HubDataset, Limits, SmallWorldDocuments
+from llmyard.sources.config import DocumentSource, Files, HubDataset, Limits, SmallWorldDocuments, TaskTexts
 from llmyard.sources.planning import Unit, format_of, world_of
 from llmyard.sources.records import Batch
 
@@ -33,6 +33,10 @@ def read(unit: Unit, source: DocumentSource, limits: Limits = DEFAULT_LIMITS) ->
         from llmyard.sources.hub import read_shard
 
         yield from read_shard(unit.path, unit.start, source, limits)
+    elif isinstance(source, TaskTexts):
+        from llmyard.sources.task_texts import read_task_texts
+
+        yield from read_task_texts(unit, source, limits)
     else:
         yield from _file(unit, source, limits)
 

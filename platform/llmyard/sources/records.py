@@ -1,4 +1,4 @@
-"""What reading gives: batches of documents as Arrow tables, and the records that could not be read."""
+"""What reading gives: documents as Arrow tables, task examples as records, and what could not be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 EXCERPT_CHARACTERS = 200
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,17 @@ class BadRecord:
     reason: str
     offset: int = -1
     excerpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why something in a file is no record."""
+
+    reason: str
+
+
+# An example's number in its file, and the example, or why it is none.
+Found = tuple[int, Record | Fault]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +77,11 @@ def not_json(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start}"
     return "not JSON that can be read: " + ("nested too deeply" if isinstance(error, RecursionError) else str(error))
+
+
+def kind_of(value: Any) -> str:
+    """Returns what a parsed JSON value is, in words."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    names = {dict: "an object", list: "a list", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), type(value).__name__)

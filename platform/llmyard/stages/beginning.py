@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmyard.stages.config import Finetune, Pretrain
+from llmyard.stages.config import Finetune, Pretrain, prompt_tokens
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 
 if TYPE_CHECKING:
+    from llmyard.models.families import Heads
     from llmyard.stages.training import TrainJob
 
 
@@ -25,45 +26,54 @@ def first_model(job: TrainJob, tokenizer: Tokenizer) -> Any:
 
 
 def _continued(job: TrainJob, tokenizer: Tokenizer, base: Any) -> Any:
-    """Returns the model to go on with: the base, or its encoder with the heads of a tagging task."""
+    """Returns the model to go on with: the base, or its encoder with the heads of a task that labels."""
     from transformers import BertForPreTraining
 
-    from llmyard.models.families import tagger_from
+    from llmyard.models.families import labeller_from
     from llmyard.models.growing import grow
     from llmyard.stages.streams import extra_ids
     from llmyard.tokens.growth import Vocabulary, growth
+    from llmyard.training.adapting import adapt
 
     assert job.base is not None
     there = growth(Vocabulary.load(job.base.local(FILE)), Vocabulary(tokenizer.to_json()))
-    extra = extra_ids(job.config) if isinstance(job.config, Pretrain) else 0
+    known = there.before if there.after > there.before else len(base.get_input_embeddings().weight)
+    extra = extra_ids(job.config) if isinstance(job.config, Pretrain) else prompt_tokens(job.config)
+    if extra and isinstance(job.config, Finetune):
+        known = there.before
     grow(base, there, tokenizer, extra)
-    if not (job.labels and isinstance(base, BertForPreTraining)):
-        return base
-    return tagger_from(base, **_tagging(job, tokenizer))
+    model = base
+    if job.labels and isinstance(base, BertForPreTraining):
+        model = labeller_from(base, _heads(job, tokenizer))
+    adapt(model, job.config.tuning, known)
+    return model
 
 
-def _tagging(job: TrainJob, tokenizer: Any) -> dict[str, Any]:
-    """Returns what a tagger must know of its task."""
+def _heads(job: TrainJob, tokenizer: Tokenizer) -> Heads:
+    """Returns what a model that labels must know of its task."""
+    from llmyard.models.families import ClassHead, SpanHeads
     from llmyard.tasks.question_answering import QUESTION_END
 
-    asks = isinstance(job.config, Finetune) and job.config.task.kind == "question_answering"
-    return {
-        "entity_types": tuple(job.labels.get("entity_types", ())),
-        "relations": tuple(job.labels.get("relations", ())),
-        "question_end": tokenizer.encode(QUESTION_END)[0] if asks else -1,
-    }
+    assert isinstance(job.config, Finetune)
+    if "classes" in job.labels:
+        return ClassHead(tuple(job.labels["classes"]), int(job.labels["parts"][-1]))
+    return SpanHeads(
+        tuple(job.labels.get("entity_types", ())),
+        tuple(job.labels.get("relations", ())),
+        tokenizer.encode(QUESTION_END)[0] if job.config.task.kind == "question_answering" else -1,
+    )
 
 
-def _build(job: TrainJob, tokenizer: Any) -> Any:
+def _build(job: TrainJob, tokenizer: Tokenizer) -> Any:
     from llmyard.models.config import Bert
-    from llmyard.models.families import build, build_tagger
+    from llmyard.models.families import build, build_labeller
     from llmyard.stages.streams import extra_ids
 
     stage = job.config
     assert stage.model is not None
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest(stage.model.family)
     extra = extra_ids(stage) if isinstance(stage, Pretrain) else 0
     ids = {"vocab_size": tokenizer.vocab_size + extra, "pad_id": tokenizer.pad_id, "max_tokens": longest}
     if isinstance(stage, Finetune) and isinstance(stage.model, Bert):
-        return build_tagger(stage.model, **ids, **_tagging(job, tokenizer))
+        return build_labeller(stage.model, _heads(job, tokenizer), **ids)
     return build(stage.model, **ids, end_id=tokenizer.end_id)

@@ -14,10 +14,11 @@ from llmyard.core.errors import RequestError
 from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
-from llmyard.tasks.config import Task
+from llmyard.tasks.config import LABELLERS, Task
 from llmyard.text.config import Cleaning
 from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice
 from llmyard.training.config import FAMILIES, CausalLm, Objective, Training, objectives_of
+from llmyard.training.methods import Adversarial, Fgm, Frozen, Full, Lora, Method, Pgd, PromptTuning
 
 
 def _name(value: str) -> str:
@@ -156,6 +157,35 @@ class Finetune(Stage, Training):
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
     init: Init = Field("scratch", description=_INIT)
     model: ModelChoice | None = None
+    method: Method = Field(Full(), description="Which weights are trained.")
+    adversarial: Adversarial | None = Field(
+        None, description="Train on disturbed embeddings too, against over-fitting."
+    )
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=1, description="Share of the probability spread over all targets; unset, as the model has it."
+    )
+
+    metric_examples: int | None = Field(
+        None,
+        ge=1,
+        description="Validation examples that are answered at each evaluation: the task's metric then says which model "
+        "is the best and when to end, not the loss.",
+    )
+
+    @property
+    def judged_by(self) -> Literal["validation_loss", "validation_metric"]:
+        """The figure that decides about the best model and early stopping."""
+        return "validation_loss" if self.metric_examples is None else "validation_metric"
+
+    @property
+    def tuning(self) -> Full | Frozen | Lora | PromptTuning:
+        """Which weights are trained."""
+        return self.method
+
+    @property
+    def opponent(self) -> Fgm | Pgd | None:
+        """What disturbs the embeddings in training."""
+        return self.adversarial
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -165,17 +195,41 @@ class Finetune(Stage, Training):
         return self
 
     @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        kind = self.method.kind
+        if kind != "full":
+            if self.init == "scratch":
+                raise ValueError(f"method {kind} keeps weights of a base: name one as `init`")
+            if not self.parallel.is_plain:
+                raise ValueError(f"method {kind} needs whole models: no `parallel.shard` or `parallel.tensor`")
+        if kind == "prompt_tuning" and self.optimizer.kind != "adamw":
+            raise ValueError(f"method prompt_tuning trains rows of a matrix: it needs adamw, not {self.optimizer.kind}")
+        if kind in ("lora", "prompt_tuning") and self.ema_decay is not None:
+            raise ValueError(f"`ema_decay` does not go with method {kind}")
+        if self.metric_examples is not None and not self.parallel.is_plain:
+            raise ValueError("`metric_examples` needs whole models: no `parallel.shard` or `parallel.tensor`")
+        if self.adversarial is not None and (not self.parallel.is_plain or self.compile):
+            raise ValueError("`adversarial` needs whole models that are not compiled")
+        return self
+
+    @model_validator(mode="after")
     def _model_fits(self) -> Self:
         if (self.init == "scratch") != (self.model is not None):
             raise ValueError("give `model` with `init: scratch`, and only then")
-        wanted = families_for(self.task.kind)
-        if self.samples is not None and (self.samples.prompts or wanted == ("bert",)):
-            raise ValueError("`samples` of finetune are answers to held-out examples: no `prompts`, no tagging tasks")
-        if self.model is not None and self.model.family not in wanted:
+        labels = self.model is not None and self.model.family in LABELLERS
+        if self.samples is not None and (self.samples.prompts or labels):
+            raise ValueError("`samples` of finetune answer held-out examples: no `prompts`, and no model that labels")
+        if self.model is not None and self.model.family not in self.task.families:
             raise ValueError(
-                f"task {self.task.kind} is trained with family {' or '.join(wanted)}, not {self.model.family}"
+                f"task {self.task.kind} is trained with family {' or '.join(self.task.families)}, not "
+                f"{self.model.family}"
             )
         return self
+
+
+def prompt_tokens(config: Finetune) -> int:
+    """Returns how many trained tokens stand before every prompt."""
+    return config.method.tokens if isinstance(config.method, PromptTuning) else 0
 
 
 _DIVIDED_BY = {"tensor": ("llama",), "pipeline": ("gpt2", "llama")}
@@ -196,11 +250,6 @@ def _allowed(config: Pretrain | Finetune) -> None:
     found = refusal(config, config.model.family) if config.model is not None else None
     if found is not None:
         raise ValueError(found)
-
-
-def families_for(task: str) -> tuple[str, ...]:
-    """Returns the model families that a task can be trained with: it writes an answer, or tags spans."""
-    return ("transformer", "gpt2", "llama") if task in ("translation", "summarization") else ("bert",)
 
 
 def _model_name(value: str) -> str:

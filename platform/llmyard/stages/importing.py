@@ -25,7 +25,7 @@ IMPORTABLE = ("checkpoint", "tokenizer", "shards", "records")
 # Formats that can run code when they are loaded.
 _UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".joblib")
 # Of a checkpoint that llmyard made: what serving and going on from it read in its record.
-_KEPT = ("task", "task_config", "sequence_length", "label_smoothing", "entity_types", "relations")
+_KEPT = ("task", "task_config", "sequence_length", "label_smoothing", "entity_types", "relations", "classes", "parts")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _checkpoint(folder: _Folder) -> dict[str, Any]:
     details |= folder.details
     if FILE in files:
         details["tokenizer_sha256"] = sha256_of(files[FILE])
-    if family in ("span_tagger", "transformer") and "task_config" not in folder.details:
+    if family in ("span_tagger", "text_classifier", "transformer") and "task_config" not in folder.details:
         engine = engine or f"what it was tuned for stands in llmyard's {MARK}, which is not in the folder"
     trained = {name for families in FAMILIES.values() for name in families}
     reasons = {

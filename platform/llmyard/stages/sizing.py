@@ -35,7 +35,7 @@ def size_of(stage: Pretrain | Finetune, vocab_size: int) -> Size | None:
     """Returns about what a training takes; None where its model or vocabulary is not known yet."""
     if stage.model is None or not vocab_size:
         return None
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest(stage.model.family)
     parameters = used = parameters_of(stage.model, vocab_size, longest)
     length = longest if isinstance(stage, Pretrain) else TYPICAL_EXAMPLE_TOKENS
     tokens = stage.steps * stage.batch.size * length

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmyard.stages.config import Finetune, Pretrain
+from llmyard.tasks.config import LABELLERS
 from llmyard.training.config import FAMILIES, Denoising, SingleObjective, SpanCorruption, objectives_of
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]
 def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf) -> Stream:
     from llmyard.tokens.views import ExampleView
     from llmyard.training.objectives import (
+        LabelObjective,
         PromptedLmObjective,
         SequenceToSequenceObjective,
         SpanObjective,
@@ -91,8 +93,13 @@ def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Toke
 
     view = ExampleView(shards)
     objective: Objective
-    loss = TokenLoss(getattr(config.model, "label_smoothing", job.label_smoothing), is_fused=config.fused_loss)
-    if job.labels:
+    smoothing = config.label_smoothing
+    if smoothing is None:
+        smoothing = getattr(config.model, "label_smoothing", job.label_smoothing)
+    loss = TokenLoss(smoothing, is_fused=config.fused_loss)
+    if job.family in LABELLERS and "classes" in job.labels:
+        objective = LabelObjective(tokenizer.pad_id, smoothing)
+    elif job.family in LABELLERS:
         objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
     elif job.family in FAMILIES["causal_lm"]:
         objective = PromptedLmObjective(tokenizer.pad_id, loss)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
@@ -19,6 +19,7 @@ from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.stage import Making
 from llmyard.stages.training_report import PAGES
 from llmyard.tokens.tokenizer import FILE
+from llmyard.training.methods import Lora, Method, PromptTuning
 
 if TYPE_CHECKING:
     from llmyard.core.compiled import I64
@@ -121,6 +122,7 @@ def work(config: Mapping[str, Any]) -> None:
     import transformers
 
     from llmyard.stages.beginning import first_model
+    from llmyard.stages.judging import Judge
     from llmyard.stages.observing import Observer
     from llmyard.stages.samples import Sampler
     from llmyard.stages.streams import training_streams, validation_streams
@@ -166,6 +168,9 @@ def work(config: Mapping[str, Any]) -> None:
         if peers.rank == 0:
             checkpoints.collect()
         judged = validation_streams(job, tokenizer)
+        judge = None
+        if isinstance(stage, Finetune) and stage.metric_examples is not None:
+            judge = Judge(job, tokenizer, peers)
 
         def evaluate(step: int, whole: Layout = layout) -> dict[str, float]:
             figures: dict[str, float] = {}
@@ -178,6 +183,8 @@ def work(config: Mapping[str, Any]) -> None:
                 figures |= {
                     name.replace("loss", "perplexity"): math.exp(min(each, 50.0)) for name, each in losses.items()
                 }
+            if judge is not None:
+                figures |= judge(whole.model)
             observer.evaluated(step, figures)
             return figures
 
@@ -235,14 +242,29 @@ def _gathered(model: Any, saved: Any, averaged: bool) -> Any:
     return layout
 
 
+def is_apart(method: Method) -> TypeGuard[Lora | PromptTuning]:
+    """Returns whether what is trained is kept apart from its base."""
+    return isinstance(method, PromptTuning) or (isinstance(method, Lora) and not method.merge)
+
+
 def _write_model(job: TrainJob, model: Any, tokenizer: Any) -> None:
-    """Writes model and tokenizer into the draft's folder: all that is needed to run the model elsewhere."""
+    """Writes model and tokenizer into the draft's folder: all that is needed to run the model elsewhere.
+
+    Of a model that was tuned beside its base, only what was trained; the artifact's record names the base.
+    """
     import tempfile
 
     from llmyard.models.families import save
+    from llmyard.training.adapting import merge, save_adapter
 
+    method = job.config.tuning
     with tempfile.TemporaryDirectory(prefix="ly-") as folder:
-        save(model, folder)
+        if is_apart(method):
+            assert job.base is not None
+            save_adapter(model, method, job.base.reference, Path(folder))
+        else:
+            merge(model)
+            save(model, folder)
         tokenizer.save(Path(folder, FILE))
         for file in Path(folder).iterdir():
             job.storage.write(f"{job.folder}/{file.name}", file.read_bytes())

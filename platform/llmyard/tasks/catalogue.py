@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarization, Translation
-from llmyard.tasks.knowledge_graph import KnowledgeGraphTask
-from llmyard.tasks.question_answering import QuestionAnsweringTask
+from collections.abc import Sequence
+from typing import cast
+
+from llmyard.tasks.classification import ClassificationTask
+from llmyard.tasks.config import (
+    AnyTask,
+    Classification,
+    Dialogue,
+    Instruction,
+    KnowledgeGraph,
+    QuestionAnswering,
+    RelationClassification,
+    Summarization,
+    Translation,
+)
+from llmyard.tasks.dialogue import dialogue
+from llmyard.tasks.knowledge_graph import knowledge_graph
+from llmyard.tasks.question_answering import question_answering
+from llmyard.tasks.relation_classification import RelationClassificationTask
+from llmyard.tasks.soft_prompt import Prompted
 from llmyard.tasks.summarization import SummarizationTask
-from llmyard.tasks.task import Task
+from llmyard.tasks.task import FORMS, Form, Task
 from llmyard.tasks.translation import TranslationTask
 
-AnyTask = Translation | KnowledgeGraph | Summarization | QuestionAnswering
+
+def form_of(family: str) -> Form:
+    """Returns how models of a family read and write; families that llmyard does not make write on, as decoders do."""
+    return FORMS.get(family, "decoder")
 
 
-def task_of(config: AnyTask) -> Task:
-    """Returns the task that a config describes."""
-    if isinstance(config, Translation):
-        return TranslationTask(config)
-    if isinstance(config, Summarization):
-        return SummarizationTask(config)
-    if isinstance(config, QuestionAnswering):
-        return QuestionAnsweringTask(config)
-    return KnowledgeGraphTask(config)
+def task_of(config: AnyTask, family: str, prefix: Sequence[int] = ()) -> Task:
+    """Returns the task that a config describes, for models of a family.
+
+    Args:
+        config: Of the task.
+        family: Of the model.
+        prefix: Ids before every prompt, where these were tuned.
+    """
+    task = _task_of(config, form_of(family))
+    return cast(Task, Prompted(task, prefix)) if prefix else task
+
+
+def _task_of(config: AnyTask, form: Form) -> Task:
+    match config:
+        case Translation():
+            return TranslationTask(config, form)
+        case Summarization():
+            return SummarizationTask(config, form)
+        case QuestionAnswering():
+            return question_answering(config, form)
+        case KnowledgeGraph():
+            return knowledge_graph(config, form)
+        case Classification():
+            return ClassificationTask(config, form)
+        case RelationClassification():
+            return RelationClassificationTask(config, form)
+        case Dialogue() | Instruction():
+            return dialogue(config, form)

@@ -2,61 +2,131 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from llmyard.core.config import Config
 
+# Which model families can do a task: they write an answer, or they label what they read.
+WRITERS = ("transformer", "gpt2", "llama", "t5")
+LABELLERS = ("bert",)
 
-class Translation(Config):
+
+class _Writing(Config):
+    max_source_tokens: int = Field(256, ge=4, description="Of a prompt.")
+    max_target_tokens: int = Field(96, ge=4, description="Of an answer with its end.")
+
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example, prompt and answer in one."""
+        return self.max_source_tokens + self.max_target_tokens
+
+
+class Translation(_Writing):
     """Translate between English and Chinese, both ways with one model."""
 
+    families: ClassVar = WRITERS
     kind: Literal["translation"] = "translation"
     max_source_tokens: int = Field(128, ge=4)
     max_target_tokens: int = Field(128, ge=4)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example, prompt and answer in one."""
-        return self.max_source_tokens + self.max_target_tokens
 
+class Summarization(_Writing):
+    """Say in a sentence or two what a text says, or what it says of a question."""
 
-class KnowledgeGraph(Config):
-    """Find entities and (subject, relation, object) triples, as spans of the text."""
-
-    kind: Literal["knowledge_graph"] = "knowledge_graph"
-    max_tokens: int = Field(256, ge=8)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example."""
-        return self.max_tokens
-
-
-class Summarization(Config):
-    """Say in a sentence or two what a text says."""
-
+    families: ClassVar = WRITERS
     kind: Literal["summarization"] = "summarization"
-    max_source_tokens: int = Field(256, ge=4)
-    max_target_tokens: int = Field(96, ge=4)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example, prompt and answer in one."""
-        return self.max_source_tokens + self.max_target_tokens
+    cut_sources: bool = Field(
+        False, description="Learn from texts that are too long too, without their end; else they are left out."
+    )
 
 
 class QuestionAnswering(Config):
-    """Find the answer to a question in a text, or find that there is none."""
+    """Find the answer to a question in a text, or find that there is none; or write it."""
 
+    families: ClassVar = LABELLERS + WRITERS
     kind: Literal["question_answering"] = "question_answering"
-    max_tokens: int = Field(256, ge=8)
+    max_tokens: int = Field(256, ge=8, description="Of question and text; longer texts are read in several windows.")
+    max_answer_tokens: int = Field(32, ge=1)
+    overlap_tokens: int = Field(64, ge=0, description="Of one window with the next.")
+    always_answers: bool = Field(False, description="Every question has an answer: never find that there is none.")
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example."""
-        return self.max_tokens
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example; a written answer stands behind question and text."""
+        return self.max_tokens + (0 if family in LABELLERS else self.max_answer_tokens)
 
 
-Task = Annotated[Translation | KnowledgeGraph | Summarization | QuestionAnswering, Field(discriminator="kind")]
+class KnowledgeGraph(Config):
+    """Find entities and (subject, relation, object) triples, as spans of the text or as JSON."""
+
+    families: ClassVar = LABELLERS + WRITERS
+    kind: Literal["knowledge_graph"] = "knowledge_graph"
+    max_tokens: int = Field(256, ge=8, description="Of the text.")
+    max_target_tokens: int = Field(256, ge=8, description="Of the JSON, where the model writes.")
+
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example; written JSON stands behind the text."""
+        return self.max_tokens + (0 if family in LABELLERS else self.max_target_tokens)
+
+
+class Classification(Config):
+    """Tell which label a text, or a pair of texts, has."""
+
+    families: ClassVar = LABELLERS + WRITERS
+    kind: Literal["classification"] = "classification"
+    max_tokens: int = Field(256, ge=8, description="Of the text; a longer one loses its end.")
+    max_label_tokens: int = Field(16, ge=1, description="Of a label's name, where the model writes it.")
+
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example; a written label stands behind the text."""
+        return self.max_tokens + (0 if family in LABELLERS else self.max_label_tokens)
+
+
+class RelationClassification(Config):
+    """Tell which relation holds between two entities that are marked in a text."""
+
+    families: ClassVar = LABELLERS + WRITERS
+    kind: Literal["relation_classification"] = "relation_classification"
+    max_tokens: int = Field(128, ge=8, description="Of the text; longer ones are left out.")
+    excluded: tuple[str, ...] = Field((), description="Labels that say there is no relation: F1 is of the others.")
+    directed: bool = Field(
+        False, description="Labels are `Name(e1,e2)` or `Name(e2,e1)`: macro F1 as SemEval-2010 task 8 has it."
+    )
+
+    max_label_tokens: int = Field(24, ge=1, description="Of a relation's name, where the model writes it.")
+
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example; a written relation stands behind the text."""
+        return self.max_tokens + (0 if family in LABELLERS else self.max_label_tokens)
+
+
+class _Conversation(_Writing):
+    max_source_tokens: int = Field(256, ge=8, description="Of what was said before; the oldest turns are forgotten.")
+
+
+class Dialogue(_Conversation):
+    """Answer in a conversation of several turns; with slots, say what the user wants so far."""
+
+    families: ClassVar = WRITERS
+    kind: Literal["dialogue"] = "dialogue"
+    slots: bool = Field(False, description="Write the state (`slot=value; ...`) after each turn of the user instead.")
+
+
+class Instruction(_Conversation):
+    """Follow instructions of many kinds, as a base for questions that were not trained for."""
+
+    families: ClassVar = WRITERS
+    kind: Literal["instruction"] = "instruction"
+
+
+AnyTask = (
+    Translation
+    | KnowledgeGraph
+    | Summarization
+    | QuestionAnswering
+    | Classification
+    | RelationClassification
+    | Dialogue
+    | Instruction
+)
+Task = Annotated[AnyTask, Field(discriminator="kind")]

@@ -1,103 +1,227 @@
-"""Extractive question answering: the answer is a span of the context, or there is none."""
+"""Question answering over a text: the answer is a span of it, or is written, or there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import QuestionAnswering
 from llmyard.tasks.knowledge_graph import OUTSIDE, tokens_of
-from llmyard.tasks.task import Annotation, BadExample, Decoding, EncodedExample, Entity, Labels, Record, need
-from llmyard.tokens.tokenizer import Encoded, Tokenizer
+from llmyard.tasks.task import (
+    BadExample,
+    Decoding,
+    EncodedExample,
+    Form,
+    Labels,
+    Marked,
+    Output,
+    Record,
+    Task,
+    language_of,
+    need,
+)
+from llmyard.tasks.writing import Writing
+from llmyard.text.script import language_by_script
+from llmyard.tokens.tokenizer import Tokenizer
 
 ANSWER = "answer"
 QUESTION_END = "\n"
+_SLACK = 2  # tokens by which a window may grow when it is read behind a question
 
 
-class QuestionAnsweringTask:
+def question_answering(config: QuestionAnswering, form: Form) -> Task:
+    """Returns the task for a form of model."""
+    return ExtractedAnswers(config) if form == "encoder" else WrittenAnswers(config)
+
+
+class _Answers:
     """Records: ``language``, ``context``, ``question``, ``answers`` [{text, start}] (empty: unanswerable).
 
-    Template: ``question`` newline ``context``; the tokens of the first answer are tagged.
+    An answer without a ``start`` stands nowhere in the context: only a model that writes can learn it.
     """
 
     name = "question_answering"
-    revision = 1
-    output: Literal["text", "spans"] = "spans"
+    revision = 2
     metric = "f1"
-    decoding = Decoding()
-
-    def __init__(self, config: QuestionAnswering) -> None:
-        self._config = config
 
     def check(self, record: Record) -> Record:
-        """Returns the record if its answers stand where they say."""
+        """Returns the record, with the question's language where none is named, if its answers stand where they say."""
         context = need(record, "context", str, self.name)
         need(record, "question", str, self.name)
+        if "language" not in record:
+            record = {**record, "language": language_by_script(record["question"])}
+        language_of(record)
         for answer in need(record, "answers", list, self.name):
+            need(answer, "text", str, "answer")
+            if answer.get("start") is None:
+                continue
             found = context[answer["start"] : answer["start"] + len(answer["text"])]
             if found != answer["text"]:
                 raise BadExample(f"answer {answer['text']!r} is said to stand where {found!r} stands", "mend its start")
         return record
 
+    def measures(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, Measure]:
+        """Returns exact match and F1 by the SQuAD rules (English) and the CMRC rules (Chinese), and their means; where
+        some questions have no answer, F1 of those that have one and of those that have none, too.
+        """
+        from llmyard.metrics.answers import answer_scores_each
+
+        def of(language: str, chosen: list[int]) -> dict[str, Measure]:
+            accepted = [_accepted(records[at]) for at in chosen]
+            each = answer_scores_each([predictions[at] for at in chosen], accepted, language)
+            found = {"exact_match": mean([one.exact_match for one in each]), "f1": mean([one.f1 for one in each])}
+            none = [not records[at]["answers"] for at in chosen]
+            if any(none) and not all(none):
+                values = [one.f1 for one in each]
+                found["f1_answerable"] = mean(values, [not each for each in none])
+                found["f1_unanswerable"] = mean(values, none)
+            return found
+
+        return by_group([record["language"] for record in records], of)
+
+    def figures(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
+        """There are none but the measures."""
+        return {}
+
+    def cases(self, record: Record) -> list[Record]:
+        """Returns the record: it is one question."""
+        return [record]
+
+    def bucket(self, prediction: str, record: Record) -> str:
+        """Returns what is wrong with an answer."""
+        from llmyard.metrics.answers import answer_scores
+
+        accepted = _accepted(record)
+        score = answer_scores([prediction], [accepted], record["language"])
+        if score.exact_match:
+            return "right"
+        if not prediction:
+            return "no answer where there is one"
+        if not record["answers"]:
+            return "answer where there is none"
+        if not score.f1:
+            return "elsewhere in the text" if prediction in record["context"] else "not in the text"
+        longer = len(prediction) > max(len(each) for each in accepted)
+        return "too much around it" if longer else "a part of it"
+
+    def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Any]]:
+        """Returns the better of the commonest training answer, and the words of the asked kind in the sentence that
+        shares most with the question.
+        """
+        from llmyard.sources.smallworld.baselines import majority_answer
+        from llmyard.tasks.floors import overlap_answer
+
+        commonest = [majority_answer(train)] * len(test)
+        found = [overlap_answer(each["question"], each["context"], each["language"]).text for each in test]
+        if self.measures(found, test)["f1"].value > self.measures(commonest, test)["f1"].value:
+            return "sentence with most words of the question", found
+        return "commonest answer", commonest
+
+
+def _accepted(record: Record) -> list[str]:
+    return [answer["text"] for answer in record["answers"]] or [""]
+
+
+class ExtractedAnswers(_Answers):
+    """For a model that tags spans.
+
+    It reads ``question`` newline ``context``; the tokens of the first answer are tagged. A longer context is read in
+    windows that overlap; a window without the answer teaches that there may be none.
+    """
+
+    output: Output = "spans"
+
+    def __init__(self, config: QuestionAnswering) -> None:
+        self._config = config
+
     def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Returns the one type of span there is."""
         return {"entity_types": [ANSWER], "relations": []}
 
-    def text(self, record: Record) -> str:
-        """Returns question and context as the model reads them."""
-        return f"{record['question']}{QUESTION_END}{record['context']}"
-
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
-        """Returns the ids of question and context."""
-        return tokenizer.encode(self.text(record))[: self._config.max_tokens]
+        """Nothing is written."""
+        return []
 
-    def encode(self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels) -> list[EncodedExample | None]:
-        """Returns ids and BIO tags; None where the text is too long or an answer cuts a token."""
-        encodings = tokenizer.encode_with_spans([self.text(record) for record in records])
-        return [self._encode(record, encoded) for record, encoded in zip(records, encodings, strict=True)]
+    def decoding(self, labels: Labels) -> Decoding:
+        """Nothing is written."""
+        return Decoding()
 
-    def _encode(self, record: Record, encoded: Encoded) -> EncodedExample | None:
-        if len(encoded.ids) > self._config.max_tokens:
+    def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
+        """Returns question and context, in several windows where they are long."""
+        return [Marked(text) for text, _ in self._windows(record, tokenizer)]
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
+    ) -> list[list[EncodedExample] | None]:
+        """Returns ids and BIO tags of each window; None where no answer stands in the text or it cuts a token."""
+        return [self._encode(record, tokenizer) for record in records]
+
+    def _encode(self, record: Record, tokenizer: Tokenizer) -> list[EncodedExample] | None:
+        answer = next((each for each in record["answers"] if each.get("start") is not None), None)
+        if record["answers"] and answer is None:
             return None
-        tags = [OUTSIDE] * len(encoded.ids)
-        for answer in record["answers"][:1]:
-            start = len(record["question"]) + 1 + answer["start"]
-            tokens = tokens_of(self.text(record), encoded, start, start + len(answer["text"]))
-            if not tokens:
-                return None
-            tags[tokens[0]] = 1
-            for token in tokens[1:]:
-                tags[token] = 2
-        return EncodedExample(encoded.ids, labels=tags)
+        windows = list(self._windows(record, tokenizer))
+        examples, is_found = [], answer is None
+        for (text, shift), encoded in zip(
+            windows, tokenizer.encode_with_spans([text for text, _ in windows]), strict=True
+        ):
+            tags = [OUTSIDE] * len(encoded.ids)
+            if answer is not None:
+                start = answer["start"] - shift
+                tokens = tokens_of(text, encoded, start, start + len(answer["text"]))
+                if tokens and start > len(record["question"]):
+                    is_found = True
+                    tags[tokens[0]] = 1
+                    for token in tokens[1:]:
+                        tags[token] = 2
+                elif start + len(answer["text"]) > len(record["question"]) + 1 and start < len(text):
+                    continue  # a part of the answer stands here, or cuts a token: that there is none would be untrue
+            examples.append(
+                EncodedExample(encoded.ids[: self._config.max_tokens], labels=tags[: self._config.max_tokens])
+            )
+        return examples if is_found else None
 
-    def answer(self, found: Annotation, record: Record) -> str:
-        """Returns the first span found in the context, "" where there is none."""
-        border = len(record["question"]) + 1
-        return next((entity.text for entity in found.entities if entity.start >= border), "")
+    def _windows(self, record: Record, tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
+        """Yields each window's text, and what to take from a place in the context to get the one in the text."""
+        question, context = record["question"], record["context"]
+        (encoded,) = tokenizer.encode_with_spans([f"{question}{QUESTION_END}{context}"])
+        border = len(question) + len(QUESTION_END)
+        if len(encoded.ids) <= self._config.max_tokens:
+            yield f"{question}{QUESTION_END}{context}", -border
+            return
+        spans = [span for span in encoded.spans if span[0] >= border]
+        room = max(16, self._config.max_tokens - (len(encoded.ids) - len(spans)) - _SLACK)
+        step = max(1, room - min(self._config.overlap_tokens, room // 2))
+        for at in range(0, max(1, len(spans) - room + step), step):
+            low, high = spans[at][0] - border, spans[min(at + room, len(spans)) - 1][1] - border
+            yield f"{question}{QUESTION_END}{context[low:high]}", low - border
 
-    def score(self, predictions: Sequence[Annotation], records: Sequence[Record]) -> dict[str, float]:
-        """Returns exact match and F1 by the SQuAD rules (English) and the CMRC rules (Chinese), and their means."""
-        from llmyard.metrics.answers import answer_scores
+    def prediction(self, record: Record, answer: Any) -> str:
+        """Returns the likeliest span of all windows, "" where none is likelier than that there is none."""
+        spans = [entity for found in answer for entity in found["entities"]]
+        best = max(spans, key=lambda entity: float(entity["score"]), default=None)
+        if best is None or (best["score"] <= 0 and not self._config.always_answers):
+            return ""
+        return str(best["text"])
 
-        scores: dict[str, float] = {}
-        for language in ("en", "zh"):
-            chosen = [index for index, record in enumerate(records) if record["language"] == language]
-            if chosen:
-                said = [self.answer(predictions[index], records[index]) for index in chosen]
-                right = [[answer["text"] for answer in records[index]["answers"]] or [""] for index in chosen]
-                found = answer_scores(said, right, language)
-                scores[f"exact_match_{language}"], scores[f"f1_{language}"] = found.exact_match, found.f1
-        for name in ("exact_match", "f1"):
-            values = [scores[f"{name}_{language}"] for language in ("en", "zh") if f"{name}_{language}" in scores]
-            scores[name] = sum(values) / len(values)
-        return scores
 
-    def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Annotation]]:
-        """Returns the commonest training answer everywhere."""
-        from llmyard.sources.smallworld.baselines import majority_answer
+class WrittenAnswers(_Answers, Writing):
+    """For a model that writes: ``question <separator> context <separator> answer <end>``; "" where there is none."""
 
-        answer = majority_answer(train)
-        found = [
-            (Entity(answer, ANSWER, len(record["question"]) + 1, len(answer)),) if answer else () for record in test
-        ]
-        return "commonest answer", [Annotation(entities, ()) for entities in found]
+    output: Output = "text"
+
+    def __init__(self, config: QuestionAnswering) -> None:
+        super().__init__(config.max_tokens, config.max_answer_tokens)
+
+    def parts(self, record: Record) -> tuple[str, ...]:
+        """Returns question and context."""
+        return (record["question"], record["context"])
+
+    def target(self, record: Record) -> str:
+        """Returns the first answer."""
+        return _accepted(record)[0]
+
+    def prediction(self, record: Record, answer: Any) -> str:
+        """Returns what was written, without spaces around it."""
+        return str(answer).strip()

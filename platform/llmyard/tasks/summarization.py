@@ -1,83 +1,74 @@
-"""Summaries in the text's own language."""
+"""Summaries in the text's own language, of all of it or of what a question asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
+from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import Summarization
-from llmyard.tasks.task import BadExample, Decoding, EncodedExample, Labels, Record, need
-from llmyard.tasks.translation import LANGUAGE_TOKENS
-from llmyard.tokens.tokenizer import SEPARATOR, Tokenizer
+from llmyard.tasks.task import LANGUAGE_TOKENS, Form, Output, Record, language_of, need
+from llmyard.tasks.writing import Writing
 
 
-class SummarizationTask:
-    """Records: ``language``, ``text``, ``summary``.
+class SummarizationTask(Writing):
+    """Records: ``language``, ``text``, ``summary`` and, where one is asked, ``query``.
 
-    Template: ``<language> text <separator> summary <end>``; the model learns the summary only.
+    Template: ``<language> [query <separator>] text <separator> summary <end>``; the model learns the summary only.
     """
 
     name = "summarization"
     revision = 1
-    output: Literal["text", "spans"] = "text"
+    output: Output = "text"
     metric = "rouge_l"
 
-    def __init__(self, config: Summarization) -> None:
-        self._config = config
-        self.decoding = Decoding(max_new_tokens=config.max_target_tokens)
+    def __init__(self, config: Summarization, form: Form = "encoder_decoder") -> None:
+        super().__init__(config.max_source_tokens, config.max_target_tokens, config.cut_sources)
 
     def check(self, record: Record) -> Record:
         """Returns the record if both texts are there and the language is known."""
         for field in ("text", "summary"):
             need(record, field, str, self.name)
-        if record.get("language") not in LANGUAGE_TOKENS:
-            raise BadExample(f"language is {record.get('language')!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
+        language_of(record)
         return record
 
-    def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
-        """Summaries have no labels."""
-        return {}
+    def parts(self, record: Record) -> tuple[str, ...]:
+        """Returns the query, if there is one, and the text."""
+        query = record.get("query")
+        return (query, record["text"]) if query else (record["text"],)
 
-    def text(self, record: Record) -> str:
-        """Returns the text to be summarised."""
-        return str(record["text"])
+    def lead(self, record: Record) -> str:
+        """Returns the language's token."""
+        return LANGUAGE_TOKENS[record["language"]]
 
-    def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
-        """Returns ``<language> text <separator>``; a longer text loses its end."""
-        source = tokenizer.encode(record["text"])[: self._config.max_source_tokens - 2]
-        return [tokenizer.control(LANGUAGE_TOKENS[record["language"]]), *source, tokenizer.control(SEPARATOR)]
+    def target(self, record: Record) -> str:
+        """Returns the summary."""
+        return str(record["summary"])
 
-    def encode(self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels) -> list[EncodedExample | None]:
-        """Returns the template's ids; None where the text or the summary is too long."""
-        sources = tokenizer.encode_batch([record["text"] for record in records])
-        targets = tokenizer.encode_batch([record["summary"] for record in records])
-        examples: list[EncodedExample | None] = []
-        for record, source, target in zip(records, sources, targets, strict=True):
-            if len(source) > self._config.max_source_tokens - 2 or len(target) >= self._config.max_target_tokens:
-                examples.append(None)
-                continue
-            language = tokenizer.control(LANGUAGE_TOKENS[record["language"]])
-            prompt = [language, *source, tokenizer.control(SEPARATOR)]
-            examples.append(EncodedExample([*prompt, *target, tokenizer.end_id], target_start=len(prompt)))
-        return examples
-
-    def score(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
+    def measures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, Measure]:
         """Returns ROUGE-1, -2 and -L for each language and their means; Chinese is counted by character."""
+        from llmyard.metrics.summaries import rouge_each
+
+        def of(language: str, chosen: list[int]) -> dict[str, Measure]:
+            said, right = [predictions[at] for at in chosen], [records[at]["summary"] for at in chosen]
+            each = rouge_each(said, right, language)
+            return {name: mean([getattr(one, name) for one in each]) for name in ("rouge1", "rouge2", "rouge_l")}
+
+        return by_group([record["language"] for record in records], of)
+
+    def bucket(self, prediction: Any, record: Record) -> str:
+        """Returns what is wrong with a summary; "right" from a ROUGE-L of 0.5 on."""
+        from llmyard.metrics.faults import fault_of
         from llmyard.metrics.summaries import rouge
 
-        scores: dict[str, float] = {}
-        for language in LANGUAGE_TOKENS:
-            chosen = [index for index, record in enumerate(records) if record["language"] == language]
-            if chosen:
-                found = rouge([predictions[i] for i in chosen], [records[i]["summary"] for i in chosen], language)
-                for name in ("rouge1", "rouge2", "rouge_l"):
-                    scores[f"{name}_{language}"] = getattr(found, name)
-        languages = {record["language"] for record in records}
-        for name in ("rouge1", "rouge2", "rouge_l"):
-            scores[name] = sum(scores[f"{name}_{language}"] for language in languages) / len(languages)
-        return scores
+        fault = fault_of(prediction, record["summary"])
+        if fault is not None:
+            return fault
+        if prediction.strip() and prediction.strip() == record["text"].strip()[: len(prediction.strip())]:
+            return "copies the beginning"
+        return "right" if rouge([prediction], [record["summary"]], record["language"]).rouge_l >= 0.5 else "other words"
 
-    def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[str]]:
+    def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Any]]:
         """Returns the first two sentences."""
         from llmyard.sources.smallworld.baselines import lead_two
 

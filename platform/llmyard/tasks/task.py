@@ -4,14 +4,24 @@ and serving share. Adding a task is one file and its config."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from llmyard.core.errors import LlmyardError
-from llmyard.tokens.tokenizer import Tokenizer
+from llmyard.metrics.measure import Measure
+from llmyard.tokens.tokenizer import CHINESE, ENGLISH, Tokenizer
 
 Record = dict[str, Any]
 Labels = Mapping[str, Sequence[str]]
+Output = Literal["text", "spans", "label"]
+# How a model reads and writes: an encoder labels, a decoder goes on writing, an encoder-decoder reads and then writes.
+Form = Literal["encoder", "decoder", "encoder_decoder"]
+FORMS: dict[str, Form] = {
+    "bert": "encoder", "span_tagger": "encoder", "text_classifier": "encoder",
+    "gpt2": "decoder", "llama": "decoder",
+    "transformer": "encoder_decoder", "t5": "encoder_decoder",
+}  # fmt: skip
+LANGUAGE_TOKENS = {"en": ENGLISH, "zh": CHINESE}
 
 
 class BadExample(LlmyardError):
@@ -20,13 +30,15 @@ class BadExample(LlmyardError):
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """A record as a shard keeps it.
+    """A record, or a part of it, as a shard keeps it.
 
     Attributes:
         ids: Prompt and target in one sequence.
         target_start: Offset where the target begins; only what follows is learned. 0 for labelled sequences.
-        labels: One a token, for tasks that tag; None for tasks that write.
-        pairs: Flat triples (relation, subject's first token, object's first token).
+        labels: One a token. Tasks that tag: the tags. Tasks that choose a label: which part of the input a token is of.
+            Tasks that write: 1 where a token is learned, 0 where it is only read; None if all from ``target_start`` on
+            are learned.
+        pairs: Flat triples (relation, subject's first token, object's first token), or the label.
     """
 
     ids: list[int]
@@ -37,22 +49,31 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are written unless the request says otherwise; temperature 0 is greedy."""
+    """How answers are written unless the request says otherwise; temperature 0 is greedy.
+
+    With a ``json_schema`` nothing else than JSON that follows it is written.
+    """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
     top_p: float = 1.0
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A span of the text with its type; offsets in characters."""
+    """A span of the text with its type; offsets in characters.
+
+    Attributes:
+        score: Of an answer to a question, in nats: how much likelier it is than that there is none.
+    """
 
     text: str
     type: str
     start: int
     end: int
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +84,96 @@ class Annotation:
     triples: tuple[tuple[str, str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text to be labelled, with the parts of it that the label is about.
+
+    Attributes:
+        text: All of it.
+        spans: (start, end) of each part, in characters; none where the label is of the text as a whole.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen label.
+
+    Attributes:
+        label: The likeliest; of a model that writes what it wrote, which may be no label at all.
+        shares: Probability of each label; empty of a model that writes.
+    """
+
+    label: str
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
 class Task(Protocol):
-    """A task.
+    """A task, for one form of model.
+
+    A model that writes is asked by :meth:`prompt` and answers a text. A model that labels is given :meth:`inputs`, one
+    or several for each record, and answers an :class:`Annotation` or a :class:`Choice` for each. :meth:`prediction`
+    makes of either what :meth:`measures` compares.
 
     Attributes:
         name: As in job files and routes.
         revision: Grows when records are encoded or prompted otherwise; part of the fingerprint.
-        output: ``text`` is answered by generation, ``spans`` by annotation.
-        metric: Name of the key metric in :meth:`score`.
-        decoding: Defaults.
+        output: What the model answers: ``text`` is generated, ``spans`` are tagged, a ``label`` is chosen.
+        metric: Name of the key metric among :meth:`measures`.
     """
 
     name: str
     revision: int
-    output: Literal["text", "spans"]
+    output: Output
     metric: str
-    decoding: Decoding
 
     def check(self, record: Record) -> Record:
         """Returns the record if it fits the schema; raises BadExample with the reason."""
 
     def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
-        """Returns the label names that occur, sorted; {} for tasks without labels."""
+        """Returns the label names that occur, sorted; {} for a model that writes."""
 
-    def encode(self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels) -> list[EncodedExample | None]:
-        """Returns training examples; None for one that is longer than the limits."""
+    def encode(
+        self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
+    ) -> list[list[EncodedExample] | None]:
+        """Returns the training examples of each record; None for one that is longer than the limits."""
 
-    def text(self, record: Record) -> str:
-        """Returns the text that a tagging model reads for a record."""
+    def cases(self, record: Record) -> list[Record]:
+        """Returns what of a record is asked and measured: itself, or each turn of a conversation.
+
+        All methods below take cases.
+        """
+
+    def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
+        """Returns what a model that labels reads for a record."""
 
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids that precede the target in training, for a record without its answer."""
 
-    def score(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
-        """Returns the metrics of predictions (texts, or annotations) for records with answers."""
+    def decoding(self, labels: Labels) -> Decoding:
+        """Returns how a model writes that was trained with such labels."""
+
+    def prediction(self, record: Record, answer: Any) -> Any:
+        """Returns what :meth:`measures` takes.
+
+        Args:
+            record: As asked.
+            answer: The text that was written, or what was found in each of :meth:`inputs`.
+        """
+
+    def measures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, Measure]:
+        """Returns the metrics of predictions for records with answers."""
+
+    def figures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+        """Returns further figures, of the answers as a whole: nothing can be said of one example alone."""
+
+    def bucket(self, prediction: Any, record: Record) -> str:
+        """Returns the kind of error that a prediction makes, or "right"."""
 
     def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Any]]:
-        """Returns the name and the predictions of a method that learns nothing."""
+        """Returns the name and the predictions of a method that learns little."""
 
 
 def need(record: Record, field: str, kind: type, task: str) -> Any:
@@ -108,3 +182,10 @@ def need(record: Record, field: str, kind: type, task: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
         raise BadExample(f"a {task} record needs {field!r} ({kind.__name__}), got {value!r:.60}", "mend the record")
     return value
+
+
+def language_of(record: Record, field: str = "language") -> str:
+    """Returns the language that a record names; raises BadExample for one that is not supported."""
+    if record.get(field) not in LANGUAGE_TOKENS:
+        raise BadExample(f"{field} is {record.get(field)!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
+    return str(record[field])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from llmyard.core.config import Config, Inert
+from llmyard.training.methods import Fgm, Frozen, Full, Lora, Pgd, PromptTuning
 from llmyard.training.seeing import Profile, Samples
 
 
@@ -319,6 +320,21 @@ class Training(Config):
     )
     resources: Annotated[Resources, Inert()] = Resources()
     parallel: Annotated[Parallel, Inert()] = Parallel()
+
+    @property
+    def judged_by(self) -> Literal["validation_loss", "validation_metric"]:
+        """The figure of an evaluation that decides about the best model and early stopping; metrics are to be large."""
+        return "validation_loss"
+
+    @property
+    def tuning(self) -> Full | Frozen | Lora | PromptTuning:
+        """Which weights are trained: all, unless a stage says otherwise."""
+        return Full()
+
+    @property
+    def opponent(self) -> Fgm | Pgd | None:
+        """What disturbs the embeddings in training: nothing, unless a stage says otherwise."""
+        return None
 
     @model_validator(mode="after")
     def _evaluates(self) -> Self:

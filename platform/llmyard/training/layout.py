@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llmyard.core.errors import RequestError
+from llmyard.training.adversarial import Adversary
 from llmyard.training.config import Training
 from llmyard.training.peers import Peers
 from llmyard.training.streams import MicroBatch
@@ -49,21 +50,32 @@ class Layout:
         return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns all parameters and kept buffers of this worker by the names of the whole model, shared ones once."""
+        """Returns the parameters and kept buffers of this worker by the names of the whole model, shared ones once.
+
+        Parameters that are not trained stay as the run began with them: they are not among them.
+        """
         seen: set[int] = set()
         found: dict[str, Tensor] = {}
         kept = self.model.state_dict(keep_vars=True)
         for name, tensor in kept.items():
-            if id(tensor) not in seen:
+            if id(tensor) not in seen and (tensor.requires_grad or not isinstance(tensor, nn.Parameter)):
                 seen.add(id(tensor))
                 found[name] = tensor.detach()
         return found
 
-    def backward(self, batches: Sequence[MicroBatch], loss_of: LossOf, scale: float) -> float:
-        """Adds the gradients of this worker's micro-batches, times ``scale``; returns the sum of their losses."""
+    def backward(
+        self, batches: Sequence[MicroBatch], loss_of: LossOf, scale: float, adversary: Adversary | None = None
+    ) -> float:
+        """Adds the gradients of this worker's micro-batches, times ``scale``; returns the sum of their losses.
+
+        With an adversary half of the gradients are those of disturbed micro-batches; the losses are not.
+        """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, each in enumerate(batches):
             self._before_pass(number == len(batches) - 1)
+            if adversary is not None:
+                total += adversary.backward(functools.partial(loss_of, each), scale)
+                continue
             loss = loss_of(each)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -195,12 +195,13 @@ class SequenceToSequenceObjective(Forgetful):
     token_loss: TokenLoss = PLAIN
 
     def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``source`` (B, S), ``inputs`` (B, T) and ``targets`` (B, T)."""
+        """Returns ``source`` and ``mask`` (B, S), ``inputs`` and ``targets`` (B, T)."""
         prompts = [sample.tokens[: sample.target_start] for sample in samples]
         inputs = [sample.tokens[sample.target_start - 1 : -1] for sample in samples]
         targets = [sample.tokens[sample.target_start :] for sample in samples]
         return {
             "source": pad(prompts, self.pad_id),
+            "mask": pad([np.ones(len(prompt)) for prompt in prompts], 0),
             "inputs": pad(inputs, self.pad_id),
             "targets": pad(targets, IGNORE),
         }
@@ -211,7 +212,8 @@ class SequenceToSequenceObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        inputs = {"input_ids": batch["source"], "decoder_input_ids": batch["inputs"], "use_cache": False}
+        inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "use_cache": False}
+        inputs["decoder_input_ids"] = batch["inputs"]
         return self.token_loss.of(model, batch["targets"], inputs)[0]
 
 
@@ -228,10 +230,15 @@ class PromptedLmObjective(Forgetful):
     token_loss: TokenLoss = PLAIN
 
     def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``ids`` (B, T) and ``labels`` (B, T): at each place the token after it, of the answer only."""
+        """Returns ``ids`` (B, T) and ``labels`` (B, T): at each place the token after it, of the answer only.
+
+        Of a conversation with several answers the samples' labels say which tokens are of one.
+        """
         labels = pad([sample.tokens[1:] for sample in samples], IGNORE)
         for row, sample in enumerate(samples):
             labels[row, : sample.target_start - 1] = IGNORE
+            if sample.labels is not None:
+                labels[row, torch.from_numpy(np.flatnonzero(sample.labels[1:] == 0))] = IGNORE
         return {"ids": pad([sample.tokens[:-1] for sample in samples], self.pad_id), "labels": labels}
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
@@ -276,6 +283,43 @@ class SpanObjective(Forgetful):
         both = (batch["valid"][:, :, None] & batch["valid"][:, None, :])[:, None].expand_as(scores)
         relating = F.binary_cross_entropy_with_logits(scores.float()[both], batch["related"][both], reduction="sum")
         return tagging + relating
+
+
+@dataclass(frozen=True)
+class LabelObjective(Forgetful):
+    """Cross-entropy of one label for each text, in nats.
+
+    Attributes:
+        pad_id: Fills shorter texts.
+        label_smoothing: Share of the probability that is spread over all labels in training.
+    """
+
+    pad_id: int
+    label_smoothing: float = 0.0
+
+    def collate(self, samples: Sequence[Example]) -> Batch:
+        """Returns ``tokens`` and ``parts`` (B, T), and ``labels`` (B)."""
+        return {
+            "tokens": pad([sample.tokens for sample in samples], self.pad_id),
+            "parts": pad([sample.labels for sample in samples], 0),
+            "labels": torch.tensor([int(sample.pairs[0]) for sample in samples]),
+        }
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the summed cross-entropy."""
+        logits = model(batch["tokens"], batch["parts"]).float()
+        smoothing = self.label_smoothing if model.training else 0.0
+        return F.cross_entropy(logits, batch["labels"], reduction="sum", label_smoothing=smoothing)
+
+    def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Returns the loss, and the share of labels that are right."""
+        logits = model(batch["tokens"], batch["parts"]).float()
+        count = float(len(batch["labels"]))
+        loss = F.cross_entropy(logits, batch["labels"], reduction="sum")
+        return {
+            "loss": (float(loss), count),
+            "accuracy": (float((logits.argmax(-1) == batch["labels"]).sum()), count),
+        }
 
 
 def pad(rows: Sequence[Any], value: int, length: int | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,9 +29,9 @@ class Optimizers:
         return [group for part in self.parts for group in part.param_groups]
 
     def set_learning_rate(self, rate: float) -> None:
-        """Sets the learning rate of the next step, for all parameters."""
+        """Sets the learning rate of the next step; groups with a ``scale`` get that share of it."""
         for group in self.groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
 
     def step(self) -> None:
         """Changes the parameters by their gradients."""
@@ -53,12 +53,20 @@ class Optimizers:
             part.load_state_dict(state[str(number)])
 
 
-def make_optimizers(model: torch.nn.Module, config: OptimizerChoice) -> Optimizers:
+def make_optimizers(
+    model: torch.nn.Module, config: OptimizerChoice, scales: Mapping[str, float] | None = None
+) -> Optimizers:
     """Returns the optimizers of a model's trainable parameters.
 
     Weight decay works on matrices only, not on biases, norms and scales. Muon takes the matrices inside the layers;
     embeddings, the output matrix and all vectors get AdamW, both at one learning rate.
+
+    Args:
+        model: Whose parameters are changed.
+        config: Which optimizer.
+        scales: The share of the learning rate that parameters get, by name; 1 where none is given.
     """
+    scales = scales or {}
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     match config:
         case Muon():
@@ -69,33 +77,36 @@ def make_optimizers(model: torch.nn.Module, config: OptimizerChoice) -> Optimize
                 inner, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum,
                 adjust_lr_fn="match_rms_adamw",
             )  # fmt: skip
-            return Optimizers(muon, _adamw(_decayed(rest, config.weight_decay), config))
+            return Optimizers(muon, _adamw(_decayed(rest, config.weight_decay, scales), config))
         case Adafactor():
-            groups = _decayed(named, config.weight_decay)
+            groups = _decayed(named, config.weight_decay, scales)
             return Optimizers(
                 torch.optim.Adafactor(groups, lr=config.learning_rate, beta2_decay=config.beta2_decay, d=config.clip)
             )
         case Lamb():
-            groups = _decayed(named, config.weight_decay)
+            groups = _decayed(named, config.weight_decay, scales)
             return Optimizers(LayerwiseAdam(groups, config.learning_rate, config.betas, config.epsilon))
         case Lars():
-            groups = _decayed(named, config.weight_decay)
+            groups = _decayed(named, config.weight_decay, scales)
             return Optimizers(LayerwiseMomentum(groups, config.learning_rate, config.momentum, config.trust))
         case _:
-            return Optimizers(_adamw(_decayed(named, config.weight_decay), config))
+            return Optimizers(_adamw(_decayed(named, config.weight_decay, scales), config))
 
 
 def _adamw(groups: Groups, config: AdamW | Muon) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
 
 
-def _decayed(named: Iterable[tuple[str, Tensor]], weight_decay: float) -> Groups:
-    """Returns parameters in groups: matrices decay, vectors do not; those divided in other ways stand apart."""
+def _decayed(named: Iterable[tuple[str, Tensor]], weight_decay: float, scales: Mapping[str, float]) -> Groups:
+    """Returns parameters in groups: matrices decay, vectors do not, nor a matrix of which some rows stay as they are;
+    those divided in other ways stand apart, and those with other shares of the learning rate.
+    """
     groups: dict[Any, dict[str, Any]] = {}
-    for _, parameter in named:
-        is_matrix = parameter.dim() >= 2
-        key = (is_matrix, getattr(parameter, "device_mesh", None))
-        group = groups.setdefault(key, {"params": [], "weight_decay": weight_decay if is_matrix else 0.0})
+    for name, parameter in named:
+        decay = weight_decay if parameter.dim() >= 2 and not hasattr(parameter, "first_trained_row") else 0.0
+        scale = scales.get(name, 1.0)
+        key = (decay, scale, getattr(parameter, "device_mesh", None))
+        group = groups.setdefault(key, {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
     return list(groups.values())
 

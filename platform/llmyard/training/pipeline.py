@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmyard.core.errors import RequestError
 from llmyard.core.seeds import mix
+from llmyard.training.adversarial import Adversary
 from llmyard.training.config import Training
 from llmyard.training.layout import Layout, LossOf, clipped
 from llmyard.training.objectives import CausalLmObjective
@@ -52,7 +53,9 @@ class Piped(Layout):
         """Returns this stage's parameters and buffers by the names of the whole model."""
         return {self._stage.shared_names.get(name, name): each for name, each in super().weights().items()}
 
-    def backward(self, batches: Sequence[MicroBatch], loss_of: LossOf, scale: float) -> float:
+    def backward(
+        self, batches: Sequence[MicroBatch], loss_of: LossOf, scale: float, adversary: Adversary | None = None
+    ) -> float:
         """Runs this stage's part of the micro-batches; the last stage returns the sum of their losses, others 0."""
         objective = batches[0].objective
         if not isinstance(objective, CausalLmObjective) or objective.document_boundaries:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from llmyard.core.errors import TrainingError
 from llmyard.core.seeds import mix
+from llmyard.training.adapting import rate_scales
+from llmyard.training.adversarial import Adversary
 from llmyard.training.config import Training
 from llmyard.training.layout import Layout
 from llmyard.training.optimizers import Optimizers, make_optimizers
@@ -91,7 +93,9 @@ class Progress:
     def __init__(self, layout: Layout, streams: Streams, config: Training) -> None:
         self.layout, self.streams, self.config = layout, streams, config
         layout.model.train()
-        self.optimizers: Optimizers = make_optimizers(layout.model, config.optimizer)
+        scales = rate_scales(layout.model, config.tuning)
+        self.optimizers: Optimizers = make_optimizers(layout.model, config.optimizer, scales)
+        self._adversary = Adversary(layout.model, config.opponent) if config.opponent is not None else None
         self._dtype = compute_dtype(config.precision, layout.device, layout.model.config.hidden_size)
         self._scale = LossScale(self._dtype)
         self._averages = (
@@ -123,7 +127,7 @@ class Progress:
         targets, tokens = layout.readers.sum(
             sum(each.targets for each in batches), sum(each.tokens for each in batches)
         )
-        own = layout.backward(batches, self._loss, self._scale.value / targets) if batches else 0.0
+        own = layout.backward(batches, self._loss, self._scale.value / targets, self._adversary) if batches else 0.0
         layout.reduce(is_idle)
         if self._scale.value != 1.0:
             gradients = [each.grad for each in layout.parameters.values() if each.grad is not None]
@@ -165,12 +169,14 @@ class Progress:
         """Takes note of an evaluation, for early stopping; returns whether to save it as the best."""
         self.layout.model.train()
         self.metrics |= evaluated
-        loss = evaluated.get("validation_loss", math.inf)
-        is_best = self.config.keep_best and loss < self._best
-        if loss < self._best:
-            self._best, self._best_step = loss, self.done
+        figure = self.config.judged_by
+        found = evaluated.get(figure, math.inf if figure == "validation_loss" else -math.inf)
+        fault = found if figure == "validation_loss" else -found  # the less the better
+        is_best = self.config.keep_best and fault < self._best
+        if fault < self._best:
+            self._best, self._best_step = fault, self.done
         if self.config.patience is not None:
-            self.has_converged = self._stopping.stops(loss)
+            self.has_converged = self._stopping.stops(fault)
         return is_best
 
     def tensors(self) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class Kind:
 
 
 ENGINES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], contextlib.AbstractContextManager[None]]]] = {
-    "torch": (lambda folder: TorchEngine(folder, "checkpoint/tiny@1", threads=1), torch_fails),
+    "torch": (lambda folder: TorchEngine.load(folder, "checkpoint/tiny@1", threads=1), torch_fails),
 }
 KINDS = {
     f"{engine}-{model}": Kind(make, model, fails)

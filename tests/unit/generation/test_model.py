@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from llmyard.generation.engine import Unsupported
-from llmyard.generation.model import Model, mostly_chinese, whole
+from llmyard.generation.model import Model, whole
 from llmyard.tasks.task import Decoding
+from llmyard.text.script import mostly_chinese
 
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
 
@@ -56,7 +57,7 @@ def test_chat_takes_the_last_message_of_the_user(models: dict[str, Model]) -> No
 
 
 def test_a_text_is_never_cut_in_silence(models: dict[str, Model]) -> None:
-    with pytest.raises(Unsupported, match="translates 126 at once"):
+    with pytest.raises(Unsupported, match="tokens too long; translator reads 128 at once"):
         models["translator"].translate(ENGLISH * 40, "zh")
     with pytest.raises(Unsupported, match="takes 1 to 64"):
         asyncio.run(whole(models["base"].complete("lamp " * 100, Decoding(4))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,31 @@ def test_direction_matters() -> None:
 def test_spans_count_with_their_type() -> None:
     scores = entity_scores([[(0, 2, "person"), (3, 7, "place")]], [[(0, 2, "person"), (3, 7, "organization")]])
     assert (scores.precision, scores.recall, scores.f1) == (0.5, 0.5, 0.5)
+
+
+def test_spans_score_as_seqeval_scores_their_tags() -> None:
+    seqeval = pytest.importorskip("seqeval.metrics")
+    draw = random.Random(0)
+
+    def tagged(spans: list[tuple[int, int, str]]) -> list[str]:
+        tags = ["O"] * 12
+        for start, end, kind in spans:
+            tags[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)
+        return tags
+
+    def spans() -> list[tuple[int, int, str]]:
+        borders = sorted(draw.sample(range(13), draw.choice([2, 4, 6])))
+        return [
+            (low, high, draw.choice(["人", "place"])) for low, high in zip(borders[::2], borders[1::2], strict=True)
+        ]
+
+    wanted = [spans() for _ in range(100)]
+    said = [each if draw.random() < 0.5 else spans() for each in wanted]
+    found = entity_scores(said, wanted)
+    tags = [tagged(each) for each in wanted], [tagged(each) for each in said]
+    assert found.precision == pytest.approx(seqeval.precision_score(*tags))
+    assert found.recall == pytest.approx(seqeval.recall_score(*tags))
+    assert found.f1 == pytest.approx(seqeval.f1_score(*tags))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmyard.core.errors import RequestError
 from llmyard.models.config import Bert, EncoderDecoder, Gpt2, ModelChoice, presets
-from llmyard.models.families import build, build_tagger, load, save
+from llmyard.models.families import SpanHeads, build, build_labeller, load, save
 from llmyard.models.size import parameters_of
 
 SHAPES = {"vocab_size": st.integers(10, 60), "max_tokens": st.integers(4, 40)}
@@ -98,9 +98,7 @@ def test_fields_beside_a_preset_win_and_an_unknown_preset_names_the_nearest() ->
 
 def test_the_parameters_of_the_span_tagger_are_counted_but_for_its_heads() -> None:
     config = Bert(layers=2, hidden_size=16, heads=2, feed_forward_size=32)
-    model = build_tagger(
-        config, vocab_size=50, pad_id=0, max_tokens=30, entity_types=("a", "b"), relations=("r",)
-    )  # fmt: skip
+    model = build_labeller(config, SpanHeads(("a", "b"), ("r",)), vocab_size=50, pad_id=0, max_tokens=30)
     heads = sum(
         parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("bert.")
     )  # fmt: skip

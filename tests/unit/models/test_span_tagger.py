@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmyard.models.config import Bert
-from llmyard.models.families import build_tagger, load, save
+from llmyard.models.families import SpanHeads, build_labeller, load, save
 from llmyard.models.span_tagger import SpanTagger
 
 TYPES, RELATIONS = ("person", "place"), ("lives_in", "knows", "works_at")
@@ -17,9 +17,9 @@ TYPES, RELATIONS = ("person", "place"), ("lives_in", "knows", "works_at")
 def made(**shape: float) -> SpanTagger:
     torch.manual_seed(0)
     config = Bert(**{"layers": 2, "hidden_size": 24, "heads": 2, "feed_forward_size": 32, **shape})  # type: ignore[arg-type]
-    return build_tagger(
-        config, vocab_size=50, pad_id=0, max_tokens=20, entity_types=TYPES, relations=RELATIONS
-    ).eval()  # fmt: skip
+    model = build_labeller(config, SpanHeads(TYPES, RELATIONS), vocab_size=50, pad_id=0, max_tokens=20)
+    assert isinstance(model, SpanTagger)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_training_begins_at_random_positions_and_answers_at_the_first() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_tagger_without_relations_is_made_and_loaded_without_a_warning(tmp_path: Path) -> None:
     shape = Bert(layers=1, hidden_size=24, heads=2, feed_forward_size=32)
-    save(build_tagger(shape, vocab_size=50, pad_id=0, max_tokens=20, entity_types=("answer",), relations=()), tmp_path)
+    save(build_labeller(shape, SpanHeads(("answer",)), vocab_size=50, pad_id=0, max_tokens=20), tmp_path)
     assert load(tmp_path).config.relations == []
 
 

@@ -295,7 +295,7 @@ def test_versions_of_one_artifact_are_served_under_names_of_their_own(models: li
 
 
 def test_a_reading_model_does_not_advise_a_route_that_refuses_it(models: list[Model]) -> None:
-    reader = dataclasses.replace(models[0], name="reader", task=task_of(QuestionAnswering()))
+    reader = dataclasses.replace(models[0], name="reader", task=task_of(QuestionAnswering(), "bert"))
     client = Client(build_api([reader], [hash_of("ly-right")], MAX_BODY, 100))
     said = refused(client.post("/v1/chat/completions", {"model": "reader", "messages": USER}), 400)
     assert "/v1/extract" not in said

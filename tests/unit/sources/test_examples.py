@@ -100,7 +100,7 @@ def test_records_are_read_from_their_splits_file(tmp_path: Path) -> None:
     source = Records(**paths)
     assert splits_of(source) == SPLITS
     for split in SPLITS:
-        assert read_split(source, split)[0] == [{"id": f"{split}.jsonl#1", "text": split}]
+        assert read_split(source, split)[0] == [{"id": f"{tmp_path.name}/{split}.jsonl#1", "text": split}]
 
 
 def test_bad_records_are_quarantined_with_path_and_line(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_bad_records_are_quarantined_with_path_and_line(tmp_path: Path) -> None:
     file.write_bytes(b"\n".join(lines))
     source = Records(train=str(file), validation=str(file), test=str(file))
     records, bad = read_split(source, "train")
-    assert records == [{"id": "mine", "text": "好"}, {"id": "train.jsonl#7", "t": 1}]
+    assert records == [{"id": "mine", "text": "好"}, {"id": f"{tmp_path.name}/train.jsonl#7", "t": 1}]
     assert [(item.path, item.record) for item in bad] == [(str(file), line) for line in (2, 4, 5, 6)]
 
 
@@ -131,7 +131,7 @@ def test_examples_are_read_compressed_and_from_any_filesystem(
     path = scheme + ("host" if scheme == "mock://" else "") + compressed(tmp_path / f"a.jsonl{suffix}", rows.encode())
     records, bad = read_split(Records(train=path, validation=path, test=path), "test")
     assert not bad
-    assert records == [{"id": f"a.jsonl{suffix}#{number + 1}", "text": f"{number} 好"} for number in range(3)]
+    assert records == [{"id": f"{tmp_path.name}/a.jsonl{suffix}#{at + 1}", "text": f"{at} 好"} for at in range(3)]
     pairs = path.replace("a.jsonl", "a.tsv")
     compressed(tmp_path / f"a.tsv{suffix}", "Hello.\t你好。\r\nBye.\t再见。".encode())
     source = ParallelText(paths=(pairs,), validation_share=1e-9, test_share=1e-9)

@@ -6,10 +6,10 @@ import pytest
 
 from llmyard.sources.smallworld import SmallWorld
 from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarization
-from llmyard.tasks.knowledge_graph import KnowledgeGraphTask, entities_of
-from llmyard.tasks.question_answering import QuestionAnsweringTask
+from llmyard.tasks.knowledge_graph import TaggedGraph, entities_of
+from llmyard.tasks.question_answering import ExtractedAnswers
 from llmyard.tasks.summarization import SummarizationTask
-from llmyard.tasks.task import Annotation, BadExample, Entity
+from llmyard.tasks.task import BadExample
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -23,39 +23,34 @@ def tokenizer() -> Tokenizer:
 
 
 def test_tagged_answers_decode_to_the_right_answers(tokenizer: Tokenizer) -> None:
-    task = QuestionAnsweringTask(QuestionAnswering())
+    task = ExtractedAnswers(QuestionAnswering())
     records = [task.check(WORLD.example(task.name, "train", index)) for index in range(200)]
     labels = task.labels(records)
     assert {record["language"] for record in records} == {"en", "zh"}
     predictions = []
-    for record, example in zip(records, task.encode(records, tokenizer, labels), strict=True):
-        assert example is not None
-        assert example.ids == task.prompt(record, tokenizer)
-        (encoded,) = tokenizer.encode_with_spans([task.text(record)])
-        found = entities_of(task.text(record), encoded, example.labels or [], labels["entity_types"])
-        predictions.append(Annotation(tuple(entity for entity, _ in found), ()))
-    assert task.score(predictions, records)["exact_match"] == 1.0
+    for record, made in zip(records, task.encode(records, tokenizer, labels), strict=True):
+        assert made is not None
+        (example,), (marked,) = made, task.inputs(record, tokenizer)
+        (encoded,) = tokenizer.encode_with_spans([marked.text])
+        assert example.ids == encoded.ids
+        found = entities_of(marked.text, encoded, example.labels or [], labels["entity_types"])
+        predictions.append(
+            task.prediction(record, [{"entities": [{"text": one.text, "score": 1.0} for one, _ in found]}])
+        )
+    assert task.measures(predictions, records)["exact_match"].value == 1.0
 
 
 def test_an_answer_elsewhere_than_it_says_is_a_bad_record() -> None:
-    task = QuestionAnsweringTask(QuestionAnswering())
+    task = ExtractedAnswers(QuestionAnswering())
     with pytest.raises(BadExample, match="'河镇'"):
         task.check({"context": "他住在山村。", "question": "他住在哪里？", "answers": [{"text": "河镇", "start": 3}]})
-
-
-def test_a_span_in_the_question_is_no_answer() -> None:
-    task = QuestionAnsweringTask(QuestionAnswering())
-    record = {"question": "Where is Ann?", "context": "Ann is here.", "answers": [], "language": "en"}
-    inside, outside = Entity("Ann", "answer", 9, 12), Entity("here", "answer", 21, 25)
-    assert task.answer(Annotation((inside,), ()), record) == ""
-    assert task.answer(Annotation((inside, outside), ()), record) == "here"
 
 
 def test_a_summary_is_all_that_is_learned(tokenizer: Tokenizer) -> None:
     task = SummarizationTask(Summarization())
     records = [task.check(WORLD.example(task.name, "train", index)) for index in range(20)]
-    for record, example in zip(records, task.encode(records, tokenizer, {}), strict=True):
-        assert example is not None
+    for record, made in zip(records, task.encode(records, tokenizer, {}), strict=True):
+        (example,) = made or ()
         assert example.ids[: example.target_start] == task.prompt(record, tokenizer)
         assert tokenizer.decode(example.ids[example.target_start :]) == record["summary"]
         assert example.ids[-1] == tokenizer.end_id
@@ -64,9 +59,9 @@ def test_a_summary_is_all_that_is_learned(tokenizer: Tokenizer) -> None:
 def test_right_summaries_score_one_and_the_lead_scores_less() -> None:
     task = SummarizationTask(Summarization())
     records = [WORLD.example(task.name, "test", index) for index in range(40)]
-    assert task.score([record["summary"] for record in records], records)["rouge_l"] == pytest.approx(1.0)
+    assert task.measures([record["summary"] for record in records], records)["rouge_l"].value == pytest.approx(1.0)
     _, lead = task.baseline([], records)
-    assert task.score(lead, records)["rouge_l"] < 0.5
+    assert task.measures(lead, records)["rouge_l"].value < 0.5
 
 
 def test_entities_that_overlap_are_a_bad_record() -> None:
@@ -75,4 +70,4 @@ def test_entities_that_overlap_are_a_bad_record() -> None:
         {"text": "镇长", "type": "person", "start": 4, "end": 6},
     ]
     with pytest.raises(BadExample, match="overlap at character 4"):
-        KnowledgeGraphTask(KnowledgeGraph()).check({"text": "他是科拉镇长", "entities": entities, "triples": []})
+        TaggedGraph(KnowledgeGraph()).check({"text": "他是科拉镇长", "entities": entities, "triples": []})

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from llmyard.models.config import Bert, EncoderDecoder, Gpt2
-from llmyard.models.families import build, build_tagger
+from llmyard.models.families import SpanHeads, build, build_labeller
 from llmyard.tokens.packing import PackedSequence
 from llmyard.tokens.views import Example
 from llmyard.training.objectives import (
@@ -76,9 +76,8 @@ def test_a_batch_of_pairs_loses_what_its_pairs_lose_alone() -> None:
 def test_a_batch_of_taggings_loses_what_its_texts_lose_alone() -> None:
     torch.manual_seed(0)
     shape = Bert(layers=1, hidden_size=16, heads=2, feed_forward_size=16)
-    model = build_tagger(
-        shape, vocab_size=30, pad_id=0, max_tokens=12, entity_types=("a", "b"), relations=("r", "s")
-    ).eval()
+    heads = SpanHeads(("a", "b"), ("r", "s"))
+    model = build_labeller(shape, heads, vocab_size=30, pad_id=0, max_tokens=12).eval()
     objective = SpanObjective(0, 2)
     samples = [
         example([7, 8, 9, 4], labels=[1, 2, 0, 3], pairs=(1, 0, 3)),

@@ -1,0 +1,56 @@
+"""Many cases of a task answered at once, for work that does not stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmyard.generation.torch_engine import TorchEngine
+from llmyard.tasks.task import Labels, Marked, Record, Task
+
+
+def answers_of(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int, labels: Labels) -> list[Any]:
+    """Returns the answer to each case, ready for JSON and for the task's ``prediction``.
+
+    Args:
+        engine: With a model for the task.
+        task: Of the model.
+        cases: Asked greedily.
+        batch_size: Cases at once.
+        labels: That the model was trained with.
+    """
+    return [
+        answer
+        for at in range(0, len(cases), batch_size)
+        for answer in _answered(engine, task, cases[at : at + batch_size], labels)
+    ]
+
+
+def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], labels: Labels) -> list[Any]:
+    if task.output == "text":
+        prompts = [task.prompt(case, engine.tokenizer) for case in cases]
+        return list(engine.generate_batch(prompts, task.decoding(labels)))
+    inputs = [task.inputs(case, engine.tokenizer) for case in cases]
+    fitting = _fitting(engine, [each for one in inputs for each in one])
+    if task.output == "label":
+        found = iter([asdict(each) for each in engine.classify_batch(fitting)])
+    else:
+        found = iter([asdict(each) for each in engine.annotate_batch([each.text for each in fitting])])
+    return [[next(found) for _ in one] for one in inputs]
+
+
+def _fitting(engine: TorchEngine, inputs: Sequence[Marked]) -> list[Marked]:
+    """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so.
+
+    A character of several tokens is not cut in two: it would be read again with all of them.
+    """
+    limit = engine.capabilities().max_prompt_tokens
+    encoded = engine.tokenizer.encode_with_spans([each.text for each in inputs])
+    found = []
+    for marked, item in zip(inputs, encoded, strict=True):
+        if len(item.ids) > limit:
+            end = min(item.spans[limit - 1][1], item.spans[limit][0])
+            marked = Marked(marked.text[:end], marked.spans)
+        found.append(marked)
+    return found

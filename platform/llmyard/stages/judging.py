@@ -1,0 +1,63 @@
+"""A model in training asked the task's questions: what it is judged by where the task's metric decides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from llmyard.sources.examples import plan_examples
+from llmyard.stages.config import Finetune
+from llmyard.stages.finetune import checked, prompt_ids
+from llmyard.tasks.catalogue import task_of
+
+if TYPE_CHECKING:
+    from llmyard.stages.training import TrainJob
+    from llmyard.tokens.tokenizer import Tokenizer
+    from llmyard.training.peers import Peers
+
+BATCH = 32
+
+
+class Judge:
+    """Asks the first examples of the validation split, each worker its share.
+
+    Args:
+        job: Whose model it is.
+        tokenizer: Of the model.
+        peers: All workers.
+    """
+
+    def __init__(self, job: TrainJob, tokenizer: Tokenizer, peers: Peers) -> None:
+        config = job.config
+        assert isinstance(config, Finetune)
+        assert config.metric_examples is not None
+        self._tokenizer, self._peers, self._labels = tokenizer, peers, job.labels
+        self._task = task_of(config.task, job.family, prompt_ids(config, job.tokenizer))
+        records = (
+            record
+            for unit in plan_examples(config.data, "validation")
+            for record in checked(config.data, self._task, asdict(unit))[0]
+        )
+        cases = (case for record in records for case in self._task.cases(record))
+        self._cases = list(islice(cases, config.metric_examples))
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Returns the task's metric, by its name and as ``validation_metric``; a collective call."""
+        from llmyard.generation.answers import answers_of
+        from llmyard.generation.torch_engine import TorchEngine
+
+        model.eval()
+        own = self._cases[self._peers.rank :: self._peers.world]
+        engine = TorchEngine(model, self._tokenizer)
+        try:
+            answers = answers_of(engine, self._task, own, BATCH, self._labels)
+        finally:
+            engine.close()
+        everyone = self._peers.gather(answers)
+        answered: list[Any] = [None] * len(self._cases)
+        for rank, each in enumerate(everyone):
+            answered[rank :: self._peers.world] = each
+        said = [self._task.prediction(case, answer) for case, answer in zip(self._cases, answered, strict=True)]
+        value = self._task.measures(said, self._cases)[self._task.metric].value
+        return {f"validation_{self._task.metric}": value, "validation_metric": value}

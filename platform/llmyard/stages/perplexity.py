@@ -1,0 +1,125 @@
+"""How well a base model foretells held-out text, beside token frequencies and a model that counts n-grams."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from llmyard.core.artifacts import Artifact
+from llmyard.stages.config import Evaluate, Pretrain
+from llmyard.stages.stage import Making
+
+LOSS_PARTS = 4  # shares of a split's sequences; fixed, so that the sum's rounding does not depend on the machine
+
+
+def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
+    """Returns the figures of each split: loss, perplexity, what the objective measures, and those of the baselines."""
+    from llmyard.runtime.datasets import map_with
+
+    checkpoint, shards = making.parents["checkpoint"], making.parents["shards"]
+    trained = Pretrain.model_validate(checkpoint.config)
+    scored = {}
+    for split in config.splits:
+        # A model with a memory reads the split in one piece.
+        parts = 1 if trained.objective.kind == "recurrent_lm" else LOSS_PARTS
+        units = [{"split": split, "part": part, "parts": parts} for part in range(parts)]
+        sums: Counter[str] = Counter()
+        arguments = (checkpoint, shards, trained, config.batch_size, config.limit)
+        for done, row in enumerate(map_with(units, LossWorker, arguments), start=1):
+            sums.update(row)
+            making.progress.update(done, len(units), split)
+        figures = {
+            name: sums[name] / max(1.0, sums[f"{name}/count"]) for name in sorted(sums) if f"{name}/count" in sums
+        }
+        if "frequency_loss" in figures:  # of pairs, not of tokens: there is no perplexity
+            scored[split] = {
+                "metrics": {"loss": figures["loss"]},
+                "baseline": {"loss": figures["frequency_loss"]},
+                "baseline_name": "token frequencies",
+                "key_metric": "loss",
+            }
+            continue
+        loss = figures.get("masked_loss", figures["loss"])
+        unigram = figures.pop("unigram")
+        trigram = {"trigram_perplexity": math.exp(figures.pop("trigram"))} if "trigram" in figures else {}
+        scored[split] = {
+            "metrics": {"perplexity": math.exp(min(loss, 50.0)), **figures},
+            "baseline": {"perplexity": math.exp(unigram), "loss": unigram, **trigram},
+            "baseline_name": "token frequencies",
+            "key_metric": "perplexity",
+        }
+    return scored
+
+
+COUNTED_TOKENS = 8_000_000  # some 500 MB while they are sorted
+COUNTED_RUN = 512
+
+
+class LossWorker:
+    """Sums the figures over its share of a split's sequences, read as in training, and the loss of the training
+    split's token frequencies on the same tokens.
+    """
+
+    def __init__(
+        self, checkpoint: Artifact, shards: Artifact, trained: Pretrain, batch_size: int, limit: int | None
+    ) -> None:
+        from llmyard.models.families import load
+        from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+        self.model = load(checkpoint.local())
+        self.tokenizer = Tokenizer.load(checkpoint.local(FILE))
+        self.shards = shards
+        self.trained, self.batch_size, self.limit = trained, batch_size, limit
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, float]:
+        import numpy as np
+        import torch
+
+        from llmyard.stages.streams import pretraining
+        from llmyard.tokens.shards import ShardSet
+        from llmyard.training.config import objectives_of
+        from llmyard.training.objectives import IGNORE
+
+        counts = self._counts()
+        smoothed = counts + 1.0
+        surprise = -np.log(smoothed / smoothed.sum())
+        objective = objectives_of(self.trained.objective)[0]
+        shards = ShardSet.of(self.shards, unit["split"])
+        stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
+        counting = self._counting() if objective.kind in ("causal_lm", "recurrent_lm") else None
+        size = self.batch_size if unit["parts"] > 1 else self.trained.batch.micro_batch
+        count = min(stream.order.samples_per_epoch, self.limit or stream.order.samples_per_epoch)
+        sums: Counter[str] = Counter()
+        with torch.inference_mode():
+            for at in range(unit["part"] * size, count, unit["parts"] * size):
+                batch = stream.batch([stream.order[sample] for sample in range(at, min(at + size, count))])
+                for name, (value, weight) in stream.objective.measures(self.model, batch).items():
+                    sums.update({name: value, f"{name}/count": weight})
+                labels = stream.objective.labels(batch)
+                wanted = labels[labels != IGNORE].numpy()
+                sums.update({"unigram": float(surprise[wanted].sum()), "unigram/count": float(len(wanted))})
+                if counting is not None:
+                    for ids, row in zip(batch["ids"].numpy(), labels.numpy(), strict=True):
+                        said = counting.surprise(ids)[1:][row != IGNORE]
+                        sums.update({"trigram": float(said.sum()), "trigram/count": float(len(said))})
+        return dict(sums)
+
+    def _counting(self) -> Any:
+        """Returns a model that counts the training split's n-grams, of as many tokens as fit."""
+        from llmyard.tokens.ngrams import NgramModel
+        from llmyard.tokens.shards import ShardSet
+        from llmyard.tokens.views import PackedView
+
+        view = PackedView(ShardSet.of(self.shards, "train"), COUNTED_RUN)
+        places = ((shard, row) for shard, rows in enumerate(view.rows) for row in range(rows))
+        runs = (view(shard, row) for shard, row in islice(places, COUNTED_TOKENS // COUNTED_RUN))
+        return NgramModel(runs, int(self.model.config.vocab_size))
+
+    def _counts(self) -> Any:
+        """Returns how often each token stands in the training split."""
+        from llmyard.tokens.frequencies import token_counts
+        from llmyard.tokens.shards import ShardSet
+
+        return token_counts(ShardSet.of(self.shards, "train").shards, int(self.model.config.vocab_size))
