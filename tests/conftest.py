@@ -100,7 +100,7 @@ def _translator(tokenizer: Any, config: Any) -> Any:
     from llmyard.models.families import build
     from llmyard.tasks.catalogue import task_of
     from llmyard.tokens.views import Example
-    from llmyard.training.objectives import SequenceToSequenceObjective
+    from llmyard.training.task_objectives import SequenceToSequenceObjective
 
     torch.manual_seed(2)
     model = build(
@@ -127,7 +127,7 @@ def _tagger(tokenizer: Any, config: Any) -> Any:
     from llmyard.models.families import SpanHeads, build_labeller
     from llmyard.tasks.catalogue import task_of
     from llmyard.tokens.views import Example
-    from llmyard.training.objectives import SpanObjective
+    from llmyard.training.task_objectives import SpanObjective
 
     torch.manual_seed(3)
     task = task_of(config, "bert")

@@ -57,6 +57,21 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
     }
 
 
+def against(task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered]) -> dict[str, Any]:
+    """Returns another model's figures on the same examples, and by how much the first one is better."""
+    mine = task.measures([task.prediction(each.record, each.answer) for each in answered], _records(answered))
+    theirs = other.measures([other.prediction(each.record, each.answer) for each in others], _records(others))
+    differences = {name: compared(mine, theirs, name) for name in mine}
+    return {
+        "other": values_of(theirs),
+        "against_other": {name: each for name, each in differences.items() if each is not None},
+    }
+
+
+def _records(answered: Sequence[Answered]) -> list[Record]:
+    return [each.record for each in answered]
+
+
 def reliability_of(task: Task, predictions: Sequence[Any], records: Sequence[Record]) -> list[dict[str, float]]:
     """Returns how often labels of a confidence are right, by bins; nothing of a model that gives no probabilities."""
     sure = [max(each.shares.values()) for each in predictions if isinstance(each, Choice) and each.shares]

@@ -30,6 +30,14 @@ def answers_of(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_s
 def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], labels: Labels) -> list[Any]:
     if task.output == "text":
         prompts = [task.prompt(case, engine.tokenizer) for case in cases]
+        choices = [task.choices(case) for case in cases]
+        if choices[0] is not None:
+            named = [each or [] for each in choices]
+            options = [[engine.tokenizer.encode(option) for option in each] for each in named]
+            ranked = engine.rank_batch(prompts, options)
+            return [
+                each[max(range(len(each)), key=found.__getitem__)] for each, found in zip(named, ranked, strict=True)
+            ]
         return list(engine.generate_batch(prompts, task.decoding(labels)))
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
     fitting = _fitting(engine, [each for one in inputs for each in one])

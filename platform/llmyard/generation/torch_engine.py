@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import math
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,52 +23,28 @@ import torch
 
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.core.seeds import mix
-from llmyard.generation.constrained import Grammar, Grammars
+from llmyard.generation.capable import ANSWERING, capabilities_of, why_not
+from llmyard.generation.constrained import Grammars
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
+from llmyard.generation.likelihoods import likelihoods, vectors_of
+from llmyard.generation.queued import Call, Sequenced, failure_of, nucleus, post, run_call
 from llmyard.generation.tagging import choose, tag
 from llmyard.generation.text_stream import TextStream
 from llmyard.models.families import load
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.text_classifier import TextClassifier
-from llmyard.models.text_encoder import TextEncoder
-from llmyard.models.transformer import TransformerModel
-from llmyard.models.transformer_xl import TransformerXlModel
 from llmyard.tasks.task import Annotation, Choice, Decoding, Marked
 from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
 from llmyard.training.adapting import load_adapted
 from llmyard.training.objectives import pad
 
 MAX_BATCH = 32
-MAX_PROMPT_TOKENS = 4096
 # Colder than this the likeliest token is taken: the division would overflow, and the draw could not differ.
 MIN_TEMPERATURE = 1e-4
 
 T = TypeVar("T")
 U = TypeVar("U")
-_log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Sequence:
-    """A request under way, with the tokens written so far."""
-
-    request: GenerateRequest
-    emit: Callable[[Delta | LlmyardError], None]
-    room: int
-    stream: TextStream
-    grammar: Grammar | None = None
-    aborted: threading.Event = field(default_factory=threading.Event)
-    ids: list[int] = field(default_factory=list)
-    finished: bool = False
-
-
-@dataclass(eq=False)
-class _Call:
-    """Work for the computing thread that is not generation."""
-
-    run: Callable[[], Any]
-    future: Future[Any]
 
 
 class TorchEngine:
@@ -92,11 +68,11 @@ class TorchEngine:
         self._model = model.to(self._device)
         fault = why_not(self._model)
         if fault:
-            raise RequestError(f"{name}: {fault}", f"it answers with {_ANSWERING}")
-        self._able = _capabilities(self._model, name)
+            raise RequestError(f"{name}: {fault}", f"it answers with {ANSWERING}")
+        self._able = capabilities_of(self._model, name)
         self._grammars = Grammars(tokenizer)
-        self._queue: queue.Queue[_Sequence | _Call | None] = queue.Queue()
-        self._live: dict[str, _Sequence] = {}
+        self._queue: queue.Queue[Sequenced | Call | None] = queue.Queue()
+        self._live: dict[str, Sequenced] = {}
         self._stats = Stats()
         self._closed = False
         self._door = threading.Lock()  # nothing is put behind the mark that ends the thread
@@ -127,7 +103,7 @@ class TorchEngine:
         """Yields the answer as it is written."""
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta | LlmyardError] = asyncio.Queue()
-        sequence = self._sequence(request, lambda delta: _post(loop, deltas, delta))
+        sequence = self._sequence(request, lambda delta: post(loop, deltas, delta))
         if self._live.setdefault(request.id, sequence) is not sequence:
             raise Unsupported(f"a request with the id {request.id!r} is under way", "give each its own")
         try:
@@ -179,6 +155,18 @@ class TorchEngine:
         """Like :meth:`annotate`, for callers without an event loop."""
         return self._call(self._annotate, texts).result()
 
+    def rank_batch(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[float]]:
+        """Returns how likely each option is behind its prompt: the mean log-probability of its tokens, in nats.
+
+        Args:
+            prompts: Token ids.
+            options: Token ids of the options of each prompt.
+        """
+        asked = list(zip(prompts, options, strict=True))
+        return self._call(lambda some: [self._rank(*each) for each in some], asked).result()
+
     async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
         """Returns the label of each text."""
         return await asyncio.wrap_future(self._call(self._classify, texts))
@@ -215,7 +203,7 @@ class TorchEngine:
         if wait:
             self._thread.join()
 
-    def _sequence(self, request: GenerateRequest, emit: Callable[[Delta | LlmyardError], None]) -> _Sequence:
+    def _sequence(self, request: GenerateRequest, emit: Callable[[Delta | LlmyardError], None]) -> Sequenced:
         """Returns the sequence of a request that the model can answer; raises Unsupported for any other.
 
         What is checked here would else fail in the model, and with it all requests of the batch.
@@ -238,9 +226,9 @@ class TorchEngine:
         if able.max_total_tokens is not None:
             room = min(room, able.max_total_tokens - len(prompt))
         grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
-        return _Sequence(request, emit, room, TextStream(self.tokenizer), grammar)
+        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar)
 
-    def _submit(self, item: _Sequence | _Call) -> None:
+    def _submit(self, item: Sequenced | Call) -> None:
         with self._door:
             if self._closed:
                 raise EngineClosed("the engine is shutting down", "send the request again")
@@ -254,7 +242,7 @@ class TorchEngine:
         def batches() -> list[T]:
             return [item for at in range(0, len(texts), MAX_BATCH) for item in run(texts[at : at + MAX_BATCH])]
 
-        call = _Call(batches, Future())
+        call = Call(batches, Future())
         self._submit(call)
         return call.future
 
@@ -267,22 +255,22 @@ class TorchEngine:
                 items.append(self._queue.get_nowait())
             last = None in items
             for item in items:
-                if isinstance(item, _Call):
-                    _run(item)
-            sequences = [item for item in items if isinstance(item, _Sequence) and not self._ended(item)]
+                if isinstance(item, Call):
+                    run_call(item)
+            sequences = [item for item in items if isinstance(item, Sequenced) and not self._ended(item)]
             if not sequences:
                 continue
             try:
                 self._generate(sequences)
             except Exception as error:
-                failure = _failure(error)
+                failure = failure_of(error)
                 for sequence in sequences:
                     if not sequence.finished:
                         self._stats.failed += 1
                         self._emit(sequence, failure)
 
     @torch.inference_mode()
-    def _generate(self, sequences: list[_Sequence]) -> None:
+    def _generate(self, sequences: list[Sequenced]) -> None:
         stats = self._stats
         stats.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
         stats.running = len(sequences)
@@ -298,7 +286,7 @@ class TorchEngine:
                 decoder.select(torch.tensor(kept, device=self._device))
             logits_BV = decoder.step(torch.tensor([sequence.ids[-1:] for sequence in sequences], device=self._device))
 
-    def _choose(self, logits_BV: torch.Tensor, sequences: list[_Sequence]) -> list[int]:
+    def _choose(self, logits_BV: torch.Tensor, sequences: list[Sequenced]) -> list[int]:
         """Returns each sequence's next token: the likeliest, or sampled with the request's own seed."""
         for row, sequence in enumerate(sequences):
             if sequence.grammar is not None:
@@ -309,10 +297,10 @@ class TorchEngine:
             if request.temperature > MIN_TEMPERATURE:
                 generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
                 shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
-                chosen[row] = int(torch.multinomial(_nucleus(shares, request.top_p), 1, generator=generator))
+                chosen[row] = int(torch.multinomial(nucleus(shares, request.top_p), 1, generator=generator))
         return chosen
 
-    def _advance(self, sequence: _Sequence, token: int) -> bool:
+    def _advance(self, sequence: Sequenced, token: int) -> bool:
         """Takes a new token into a sequence and emits it; returns whether the sequence goes on."""
         if self._ended(sequence):
             return False
@@ -328,14 +316,14 @@ class TorchEngine:
         self._emit(sequence, Delta((token,), text + sequence.stream.end() if finish else text, finish))
         return finish is None
 
-    def _ended(self, sequence: _Sequence) -> bool:
+    def _ended(self, sequence: Sequenced) -> bool:
         """Returns whether a sequence was aborted, and says so to its reader."""
         if sequence.aborted.is_set():
             self._stats.aborted += 1
             self._emit(sequence, Delta((), sequence.stream.end(), "aborted"))
         return sequence.finished
 
-    def _emit(self, sequence: _Sequence, delta: Delta | LlmyardError) -> None:
+    def _emit(self, sequence: Sequenced, delta: Delta | LlmyardError) -> None:
         sequence.finished = isinstance(delta, LlmyardError) or delta.finish is not None
         if sequence.finished:  # counted before its reader is told
             self._stats.running = max(0, self._stats.running - 1)
@@ -357,23 +345,15 @@ class TorchEngine:
         return choose(self._model, texts, encoded, tokens_BT)
 
     @torch.inference_mode()
+    def _rank(self, prompt: Sequence[int], options: Sequence[Sequence[int]]) -> list[float]:
+        batches = [options[at : at + MAX_BATCH] for at in range(0, len(options), MAX_BATCH)]
+        decoder = partial(decoder_of, self._model, self.tokenizer.pad_id)
+        return [each for batch in batches for each in likelihoods(decoder(), prompt, batch, self._device)]
+
+    @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> list[list[float]]:
-        model = self._model
         _, tokens_BT = self._encoded(texts)
-        if isinstance(model, SpanTagger):
-            hidden_BTD = model.encode(tokens_BT)
-        elif isinstance(model, TextEncoder):
-            hidden_BTD = model.hidden(tokens_BT)
-        elif model.config.is_encoder_decoder and not isinstance(model, TransformerModel):
-            mask_BT = tokens_BT != self.tokenizer.pad_id
-            hidden_BTD = model.get_encoder()(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state
-        elif isinstance(model, TransformerModel):
-            hidden_BTD = model.memory(tokens_BT)
-        else:
-            hidden_BTD = model.base_model(input_ids=tokens_BT).last_hidden_state
-        mask = (tokens_BT != self.tokenizer.pad_id)[..., None]
-        vectors = (hidden_BTD * mask).sum(1) / mask.sum(1)
-        rows: list[list[float]] = vectors.tolist()
+        rows: list[list[float]] = vectors_of(self._model, tokens_BT, self.tokenizer.pad_id).tolist()
         return rows
 
     def _encoded(self, texts: Sequence[str]) -> tuple[list[Encoded], torch.Tensor]:
@@ -385,60 +365,3 @@ class TorchEngine:
             raise Unsupported(f"a text has {longest} tokens; {self._able.model} takes {limit}", "split it")
         tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id)
         return encoded, tokens_BT.to(self._device)
-
-
-def _nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Returns probabilities without the unlikeliest ones that the rest, ``top_p`` of all, does not need."""
-    if top_p >= 1:
-        return shares
-    ranked, order = shares.sort(descending=True)
-    return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
-
-
-_ANSWERING = "causal decoders, encoder-decoders, span taggers and text classifiers"
-
-
-def why_not(model: Any) -> str:
-    """Returns why this engine does not answer with a model; "" if it does."""
-    writes = model.can_generate() and not isinstance(model, TransformerXlModel)
-    if writes or isinstance(model, (TextEncoder, TransformerModel)):
-        return ""
-    return f"this engine does not answer with a {type(model).__name__} yet"
-
-
-def _capabilities(model: Any, name: str) -> Capabilities:
-    """Returns what a model can do; learned positions bound what it reads, sinusoids and relative ones do not."""
-    labels, config = isinstance(model, TextEncoder), model.config
-    learned = labels or getattr(config, "positions", "") == "learned"
-    positions = config.max_tokens if learned else getattr(config, "max_position_embeddings", None)
-    total = None if positions is None else int(positions) + 1
-    return Capabilities(
-        name, config.model_type, not labels, isinstance(model, SpanTagger), positions or MAX_PROMPT_TOKENS, total,
-        classifies=isinstance(model, TextClassifier),
-    )  # fmt: skip
-
-
-def _post(
-    loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | LlmyardError], delta: Delta | LlmyardError
-) -> None:
-    try:
-        loop.call_soon_threadsafe(deltas.put_nowait, delta)
-    except RuntimeError:
-        return  # the reader's loop has ended: nobody waits for this
-
-
-def _run(call: _Call) -> None:
-    if not call.future.set_running_or_notify_cancel():
-        return  # its caller has left
-    try:
-        call.future.set_result(call.run())
-    except Exception as error:
-        call.future.set_exception(_failure(error))
-
-
-def _failure(error: Exception) -> LlmyardError:
-    """Returns the error that callers get: our own as it is, any other with its trace in the log only."""
-    if isinstance(error, LlmyardError):
-        return error
-    _log.error("the model failed", exc_info=error)
-    return LlmyardError(f"the engine failed: {type(error).__name__}: {error}", "see the log of the replica")

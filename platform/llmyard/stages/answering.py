@@ -11,15 +11,43 @@ from typing import Any
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
-from llmyard.evaluation.scoring import Answered, scored
+from llmyard.evaluation.scoring import Answered, against, scored
+from llmyard.sources.config import ExampleSource
 from llmyard.sources.examples import ExampleUnit, plan_examples
 from llmyard.stages.config import Evaluate, Finetune
-from llmyard.stages.finetune import checked
+from llmyard.stages.examples import checked
 from llmyard.stages.stage import Making
-from llmyard.tasks.catalogue import task_of
+from llmyard.tasks.catalogue import form_of, task_of
+from llmyard.tasks.config import AnyTask
+from llmyard.tasks.few_shot import FewShot
 from llmyard.tasks.task import Record, Task
 
 WHOLE = 1 << 62
+DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
+
+
+def check_askable(config: Evaluate, checkpoint: Artifact) -> None:
+    """Raises RequestError for a checkpoint that cannot be asked a task by prompts in plain text."""
+    family = str(checkpoint.details.get("family", ""))
+    if form_of(family) != "decoder" or family == "transformer_xl":
+        raise RequestError(
+            f"{checkpoint.reference} is of family {family or 'unknown'!r}: plain text is answered by models that go on "
+            "writing (gpt2, llama and their like)",
+            "fine-tune it for the task",
+        )
+
+
+def check_comparable(config: Evaluate, checkpoint: Artifact, other: Artifact) -> None:
+    """Raises RequestError where two checkpoints do not answer the same questions."""
+    if config.task is not None:
+        check_askable(config, other)
+        return
+    kinds = [str(each.details.get("task", "")) for each in (checkpoint, other)]
+    if kinds[0] != kinds[1] or not kinds[0]:
+        raise RequestError(
+            f"{checkpoint.reference} is for {kinds[0] or 'no task'}, {other.reference} for {kinds[1] or 'no task'}",
+            "compare checkpoints that were tuned for the same task",
+        )
 
 
 def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
@@ -27,53 +55,91 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     from llmyard.runtime.datasets import map_units, map_with
 
     checkpoint, draft = making.parents["checkpoint"], making.draft
-    asked = Asked.of(checkpoint)
+    asked = Asked.of(checkpoint, config)
+    others = {"other": making.parents["other"]} if "other" in making.parents else {}
     rows = []
     for split in config.splits:
-        units = plan_examples(asked.trained.data, split)
+        units = plan_examples(asked.data, split)
         for index, (unit, share) in enumerate(zip(units, _shares(config.limit, units, asked), strict=True)):
             # Halves of a unit, so that two workers have something to do on a small test set.
             rows += [
                 {"index": index, "half": half, "share": share, **asdict(unit)} for half in (0, 1) if share or not index
             ]
-    parts = f"{draft.folder}/predictions"
-    arguments = (checkpoint, asked, draft.storage, parts, config.batch_size)
-    for done, _ in enumerate(map_with(rows, Predictor, arguments), start=1):
-        making.progress.update(done, len(rows) + len(config.splits), "answering")
-    score = Scorer(asked, draft.storage, parts)
+    total = len(rows) * (1 + len(others)) + len(config.splits)
+    done = 0
+    asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
+    for name, model in {"": checkpoint, **others}.items():
+        arguments = (model, asked_of[name], draft.storage, _folder(draft.folder, name), config.batch_size)
+        for _ in map_with(rows, Predictor, arguments):
+            done += 1
+            making.progress.update(done, total, "answering")
+    score = Scorer(asked_of, draft.storage, draft.folder)
     found = {}
-    for done, row in enumerate(map_units([{"split": split} for split in config.splits], score), start=1):
+    for row in map_units([{"split": split} for split in config.splits], score):
         found[row["split"]] = row["scored"]
-        making.progress.update(len(rows) + done, len(rows) + len(config.splits), "scoring")
+        done += 1
+        making.progress.update(done, total, "scoring")
     return {split: found[split] for split in config.splits}
 
 
+def _folder(folder: str, name: str) -> str:
+    return f"{folder}/predictions{'-' if name else ''}{name}"
+
+
 class Asked:
-    """What a checkpoint was tuned for, and on which data.
+    """What a checkpoint is asked: what it was tuned for, or another task in plain text.
 
     Args:
-        trained: The stage that tuned it.
+        task: The task.
+        data: The examples.
         family: Of the model.
         prefix: Ids before every prompt, where these were tuned.
+        shots: Solved examples before every question in plain text; None of a tuned model.
+        room: Tokens that the model reads.
     """
 
-    def __init__(self, trained: Finetune, family: str, prefix: Sequence[int] = ()) -> None:
-        self.trained, self.family, self.prefix = trained, family, tuple(prefix)
+    def __init__(
+        self,
+        task: AnyTask,
+        data: ExampleSource,
+        family: str,
+        prefix: Sequence[int] = (),
+        shots: int | None = None,
+        room: int = 0,
+    ) -> None:
+        self.config, self.data, self.family, self.prefix = task, data, family, tuple(prefix)
+        self.shots, self.room = shots, room
 
     @classmethod
-    def of(cls, checkpoint: Artifact) -> Asked:
-        """Returns what a checkpoint's record says."""
+    def of(cls, checkpoint: Artifact, config: Evaluate) -> Asked:
+        """Returns what a checkpoint is asked in an evaluation."""
         details = checkpoint.details
-        return cls(Finetune.model_validate(checkpoint.config), str(details["family"]), details.get("prompt_ids", ()))
+        family = str(details["family"])
+        if config.task is not None:
+            assert config.data is not None
+            room = int(details.get("sequence_length", 0)) or DEFAULT_ROOM
+            return cls(config.task, config.data, family, shots=config.shots, room=room)
+        trained = Finetune.model_validate(checkpoint.config)
+        return cls(trained.task, config.data or trained.data, family, details.get("prompt_ids", ()))
 
-    @property
     def task(self) -> Task:
-        """The task."""
-        return task_of(self.trained.task, self.family, self.prefix)
+        """Returns the task; in plain text with its solved examples, which are read here."""
+        task = task_of(self.config, self.family, self.prefix)
+        if self.shots is None:
+            return task
+        train = self.training(task)
+        few = FewShot(task, train[: self.shots], self.room)
+        few.learn_options(train)
+        return few
 
-    def records(self, row: Mapping[str, Any]) -> list[Record]:
+    def training(self, task: Task) -> list[Record]:
+        """Returns the training examples."""
+        units = plan_examples(self.data, "train")
+        return [record for unit in units for record in self.records(asdict(unit), task)]
+
+    def records(self, row: Mapping[str, Any], task: Task) -> list[Record]:
         """Returns the good records of a unit of work."""
-        return checked(self.trained.data, self.task, row)[0]
+        return checked(self.data, task, row)[0]
 
 
 def _shares(limit: int | None, units: Sequence[ExampleUnit], asked: Asked) -> list[int]:
@@ -98,7 +164,8 @@ class Count:
         self.asked = asked
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"index": row["index"], "count": len(self.asked.records(row))}
+        task = task_of(self.asked.config, self.asked.family)
+        return {"index": row["index"], "count": len(self.asked.records(row, task))}
 
 
 def _part(row: Mapping[str, Any]) -> str:
@@ -112,15 +179,16 @@ class Predictor:
         from llmyard.generation.model import engine_of, labels_of
 
         self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
-        self.asked, self.storage, self.folder, self.batch_size = asked, storage, folder, batch_size
+        self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
+        self.batch_size = batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.generation.answers import answers_of
 
         path = f"{self.folder}/{_part(row)}"
         if self.storage.read(path) is None:
-            task = self.asked.task
-            records = self.asked.records(row)[: row["share"]]
+            task = self.task
+            records = self.asked.records(row, task)[: row["share"]]
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
             cases = [case for record in halves[row["half"]] for case in task.cases(record)]
@@ -131,22 +199,26 @@ class Predictor:
 
 
 class Scorer:
-    """Scores one split's answers, and its baseline's."""
+    """Scores one split's answers, and its baseline's; against those of another model, where there is one."""
 
-    def __init__(self, asked: Asked, storage: Storage, folder: str) -> None:
+    def __init__(self, asked: Mapping[str, Asked], storage: Storage, folder: str) -> None:
         self.asked, self.storage, self.folder = asked, storage, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        split, data = row["split"], self.asked.trained.data
-        lines = []
-        for index, _ in enumerate(plan_examples(data, split)):
-            for half in (0, 1):
-                part = self.storage.read(f"{self.folder}/{_part({'split': split, 'index': index, 'half': half})}")
-                lines += json.loads(part or b"[]")
-        if not lines:
+        split, asked = row["split"], self.asked[""]
+        answered = self._answered(split, "")
+        if not answered:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
-        train: list[Record] = []
-        for unit in plan_examples(data, "train"):
-            train += self.asked.records(asdict(unit))
-        answered = [Answered(line["record"], line["answer"]) for line in lines]
-        return {"split": split, "scored": scored(self.asked.task, answered, train)}
+        task = asked.task()
+        found = scored(task, answered, asked.training(task))
+        if "other" in self.asked:
+            found |= against(task, answered, self.asked["other"].task(), self._answered(split, "other"))
+        return {"split": split, "scored": found}
+
+    def _answered(self, split: str, name: str) -> list[Answered]:
+        folder, lines = _folder(self.folder, name), []
+        for index, _ in enumerate(plan_examples(self.asked[name].data, split)):
+            for half in (0, 1):
+                part = self.storage.read(f"{folder}/{_part({'split': split, 'index': index, 'half': half})}")
+                lines += json.loads(part or b"[]")
+        return [Answered(line["record"], line["answer"]) for line in lines]

@@ -25,6 +25,22 @@ def first_model(job: TrainJob, tokenizer: Tokenizer) -> Any:
     return model
 
 
+def companion_of(job: TrainJob, tokenizer: Tokenizer) -> Any:
+    """Returns the model that is not trained beside the trained one: its teacher, or itself as it began; None without.
+
+    With preferences a second copy of the model is held.
+    """
+    from llmyard.models.families import load
+
+    if not isinstance(job.config, Finetune):
+        return None
+    if job.teacher is not None:
+        return load(job.teacher.local()).requires_grad_(False)
+    if job.config.task.kind == "preference":
+        return first_model(job, tokenizer).eval().requires_grad_(False)
+    return None
+
+
 def _continued(job: TrainJob, tokenizer: Tokenizer, base: Any) -> Any:
     """Returns the model to go on with: the base, or its encoder with the heads of a task that labels."""
     from transformers import BertForPreTraining

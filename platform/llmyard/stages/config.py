@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from llmyard.core.artifacts import check_name
-from llmyard.core.config import Config, Inert, located
-from llmyard.core.errors import RequestError
+from llmyard.core.config import Config, Inert
 from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
+from llmyard.stages.evaluate_config import Evaluate
+from llmyard.stages.naming import HUB, INIT, Init, Stage
 from llmyard.tasks.config import LABELLERS, Task
 from llmyard.text.config import Cleaning
 from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice
 from llmyard.training.config import FAMILIES, CausalLm, Objective, Training, objectives_of
 from llmyard.training.methods import Adversarial, Fgm, Frozen, Full, Lora, Method, Pgd, PromptTuning
-
-
-def _name(value: str) -> str:
-    try:
-        return check_name(value)
-    except RequestError as error:
-        raise ValueError(f"{error.what}: {error.remedy}") from None
-
-
-Name = Annotated[str, AfterValidator(_name)]
-
-
-HUB = "hub:"  # begins the name of a model that is not in the store yet
-
-
-def _begin(value: str) -> str:
-    named = value.removeprefix(HUB)
-    if named == value:
-        return value
-    if named.startswith(("/", "~", "$", ".")):
-        return HUB + located(named)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", named):
-        raise ValueError(f"{value!r} is neither hub:ORGANISATION/MODEL[@REVISION] nor hub:FOLDER")
-    return value
-
-
-Init = Annotated[str, AfterValidator(_begin)]
-_INIT = "`scratch`, the name of a checkpoint to go on from, `hub:ORGANISATION/MODEL@REVISION`, or `hub:FOLDER`."
-
-
-class Stage(Config):
-    """Fields of every stage."""
-
-    output: Name = Field(description="Name of the artifact that the stage makes.")
 
 
 class Prepare(Stage, Cleaning):
@@ -91,7 +56,7 @@ class Pretrain(Stage, Training):
 
     kind: Literal["pretrain"] = "pretrain"
     shards: str = Field(description="Name of a shards artifact.")
-    init: Init = Field("scratch", description=_INIT)
+    init: Init = Field("scratch", description=INIT)
     model: ModelChoice | None = None
     objective: Objective = CausalLm()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -148,6 +113,14 @@ class Pretrain(Stage, Training):
         return self
 
 
+class Distillation(Config):
+    """A larger model for the same task, whose probabilities are learned beside the text (Hinton et al. 2015)."""
+
+    teacher: str = Field(description="Name of a checkpoint with the same tokenizer, tuned for the same task.")
+    share: float = Field(0.5, gt=0, le=1, description="Of the loss that is the distance to the teacher.")
+    temperature: float = Field(2.0, gt=0, description="Divides the logits of both, so that unlikely tokens count.")
+
+
 class Finetune(Stage, Training):
     """A model for one task, from a base model or from random weights."""
 
@@ -155,9 +128,13 @@ class Finetune(Stage, Training):
     task: Task
     data: ExampleSource = SmallWorldExamples()
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
-    init: Init = Field("scratch", description=_INIT)
+    init: Init = Field("scratch", description=INIT)
     model: ModelChoice | None = None
+    leaks: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with training examples that ask what a held-out one asks."
+    )
     method: Method = Field(Full(), description="Which weights are trained.")
+    distillation: Distillation | None = Field(None, description="Learn a larger model's probabilities too.")
     adversarial: Adversarial | None = Field(
         None, description="Train on disturbed embeddings too, against over-fitting."
     )
@@ -206,6 +183,12 @@ class Finetune(Stage, Training):
             raise ValueError(f"method prompt_tuning trains rows of a matrix: it needs adamw, not {self.optimizer.kind}")
         if kind in ("lora", "prompt_tuning") and self.ema_decay is not None:
             raise ValueError(f"`ema_decay` does not go with method {kind}")
+        if self.task.kind == "preference" and self.init == "scratch":
+            raise ValueError("task preference holds a model to where it began: name it as `init`")
+        if self.task.kind == "preference" and self.distillation is not None:
+            raise ValueError("task preference has no targets for `distillation`")
+        if self.distillation is not None and (self.fused_loss or not self.parallel.is_plain):
+            raise ValueError("`distillation` needs whole models and their logits: no `fused_loss`, no `parallel`")
         if self.metric_examples is not None and not self.parallel.is_plain:
             raise ValueError("`metric_examples` needs whole models: no `parallel.shard` or `parallel.tensor`")
         if self.adversarial is not None and (not self.parallel.is_plain or self.compile):
@@ -250,37 +233,6 @@ def _allowed(config: Pretrain | Finetune) -> None:
     found = refusal(config, config.model.family) if config.model is not None else None
     if found is not None:
         raise ValueError(found)
-
-
-def _model_name(value: str) -> str:
-    # MLflow forbids / and :, its searches know no quotes, and models:/NAME@ALIAS ends the name at the @.
-    if not re.fullmatch(r"[^/:@'\"`%\x00-\x1f\x7f]{1,250}", value) or value != value.strip() or value in (".", ".."):
-        raise ValueError(f"{value!r} cannot name a registered model: no / : @ % or quotes, 1 to 250 characters")
-    return value
-
-
-def _alias(value: str) -> str:
-    if not re.fullmatch(r"[\w-]{1,255}", value) or re.fullmatch(r"(?i)latest|v?\d+", value):
-        raise ValueError(f"{value!r} cannot be an alias: letters, digits, _ and -, and neither `latest` nor a version")
-    return value
-
-
-class Register(Config):
-    """A name and alias in MLflow's model registry."""
-
-    name: Annotated[str, AfterValidator(_model_name)]
-    alias: Annotated[str, AfterValidator(_alias)] = Field("champion", description="Moved to this version.")
-
-
-class Evaluate(Stage):
-    """Held-out metrics of a checkpoint beside a baseline that learns nothing."""
-
-    kind: Literal["evaluate"] = "evaluate"
-    checkpoint: str = Field(description="Name of a checkpoint artifact.")
-    splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data it was tuned on.")
-    limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
-    register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")
-    batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
 
 
 StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate, Field(discriminator="kind")]
@@ -362,10 +314,3 @@ def hub_models(stage: AnyStage) -> list[str]:
     """Returns what a stage names with ``hub:``."""
     init = getattr(stage, "init", "")
     return [init] if init.startswith(HUB) else []
-
-
-def hub_name(init: str) -> str:
-    """Returns the name that a model of the hub, or of a folder, gets in the store; its tokenizer gets it too."""
-    named = init.removeprefix(HUB).partition("@")[0]
-    named = named.rstrip("/").rpartition("/")[2] if named.startswith("/") else named
-    return "hub-" + re.sub(r"[^A-Za-z0-9._-]+", "-", named).replace("..", "-")[:90]

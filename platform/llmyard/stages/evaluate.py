@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -16,7 +16,7 @@ from llmyard.core.errors import RequestError
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import splits_of
-from llmyard.stages.answering import task_metrics
+from llmyard.stages.answering import check_askable, check_comparable, task_metrics
 from llmyard.stages.config import Evaluate
 from llmyard.stages.evaluation_report import pages
 from llmyard.stages.perplexity import perplexity
@@ -27,22 +27,42 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 
 def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
-    """Returns the checkpoint and, of a base model, the shards it was trained on."""
+    """Returns the checkpoint, another one to compare it with and, of a base model, the shards it was trained on."""
     checkpoint = store.get(config.checkpoint, "checkpoint")
-    kind = checkpoint.config.get("kind")
-    if kind not in ("pretrain", "finetune"):
-        raise RequestError(f"{checkpoint.reference} was not trained here: its data is not known", "fine-tune it first")
     found = {"checkpoint": checkpoint}
-    if kind == "pretrain":
+    if config.compare_to is not None:
+        found["other"] = store.get(config.compare_to, "checkpoint")
+    kind = checkpoint.config.get("kind")
+    data = _data(config, checkpoint)
+    if data is not None:
+        there = splits_of(data)
+    elif kind == "pretrain":
         found["shards"] = store.get(next(item for item in checkpoint.parents if item.startswith("shards/")))
         there = _held_out(checkpoint, found["shards"])
     else:
-        there = splits_of(_SOURCE.validate_python(checkpoint.config["data"]))
+        raise RequestError(
+            f"{checkpoint.reference} was not trained here: its data is not known", "give `task` and `data`, or tune it"
+        )
     unknown = [split for split in config.splits if split not in there]
     if unknown:
         named = f"one of: {', '.join(there)}" if there else "prepare the corpus with a larger share under `splits:`"
         raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", named)
+    if config.task is not None:
+        check_askable(config, checkpoint)
+    elif config.data is not None and kind != "finetune":
+        raise RequestError(f"{checkpoint.reference} was not tuned for a task", "give `task` beside `data`")
+    if "other" in found:
+        check_comparable(config, checkpoint, found["other"])
     return found
+
+
+def _data(config: Evaluate, checkpoint: Artifact) -> ExampleSource | None:
+    """Returns the examples to be asked; None where the checkpoint has no task."""
+    if config.data is not None:
+        return config.data
+    if checkpoint.config.get("kind") != "finetune":
+        return None
+    return cast(ExampleSource, _SOURCE.validate_python(checkpoint.config["data"]))
 
 
 def _held_out(checkpoint: Artifact, shards: Artifact) -> tuple[str, ...]:
@@ -54,11 +74,8 @@ def _held_out(checkpoint: Artifact, shards: Artifact) -> tuple[str, ...]:
 
 def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
     """Returns the listing of the example files."""
-    data = parents["checkpoint"].config.get("data")
-    if data is None:
-        return []
-    source = _SOURCE.validate_python(data)
-    return [listing(source), revision(source)]
+    data = _data(config, parents["checkpoint"])
+    return [] if data is None else [listing(data), revision(data)]
 
 
 def make(config: Evaluate, making: Making) -> Made:

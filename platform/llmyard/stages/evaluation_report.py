@@ -51,6 +51,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "has_plots": any(row["plot"] for row in rows),
         "baseline_name": found["baseline_name"],
         "against": _against(found),
+        "others": _others(found),
         "errors": [_readable(error) for error in found.get("errors", [])],
         "calibration": _calibration(found.get("reliability")),
     }
@@ -86,6 +87,16 @@ def _against(found: Mapping[str, Any]) -> dict[str, Any] | None:
     values = {key: _number(against[key]) for key in ("difference", "low", "high")}
     word = "better" if against["low"] > 0 else "worse"
     return {"word": word, "numbers": values | {"figure": found["key_metric"], "p": f"{against['p_value']:.2g}"}}
+
+
+def _others(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the figures of the model that was compared with, and whether the difference may be chance."""
+    rows = []
+    for name, each in found.get("against_other", {}).items():
+        numbers = {key: _number(each[key]) for key in ("difference", "low", "high")}
+        other = _number(found["other"][name])
+        rows.append({"name": name, "other": other, "p": f"{each['p_value']:.2g}", **numbers})
+    return rows
 
 
 def _calibration(bins: list[dict[str, float]] | None) -> dict[str, Any] | None:

@@ -214,7 +214,7 @@ def _tried(folder: Path) -> tuple[str, int]:
         RequestError: It cannot be loaded at all.
     """
     from llmyard.core.errors import LlmyardError
-    from llmyard.generation.torch_engine import why_not
+    from llmyard.generation.capable import why_not
     from llmyard.models.families import load
 
     try:

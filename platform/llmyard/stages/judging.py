@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmyard.sources.examples import plan_examples
 from llmyard.stages.config import Finetune
-from llmyard.stages.finetune import checked, prompt_ids
+from llmyard.stages.examples import checked, prompt_ids
 from llmyard.tasks.catalogue import task_of
 
 if TYPE_CHECKING:

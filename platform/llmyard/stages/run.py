@@ -9,7 +9,8 @@ from dataclasses import replace
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact
 from llmyard.core.storage import Storage
-from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, hub_name, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, stages_of
+from llmyard.stages.naming import hub_name
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
@@ -132,8 +133,10 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         named += [("checkpoint", stage.embedding_init)] if stage.embedding_init is not None else []
     if stage.kind == "finetune":
         named.append(("tokenizer", stage.tokenizer))
+        named += [("checkpoint", stage.distillation.teacher)] if stage.distillation is not None else []
     if stage.kind == "evaluate":
         named.append(("checkpoint", stage.checkpoint))
+        named += [("checkpoint", stage.compare_to)] if stage.compare_to is not None else []
     if stage.kind in ("pretrain", "finetune") and stage.init != "scratch" and not hub_models(stage):
         named.append(("checkpoint", stage.init))
     return named

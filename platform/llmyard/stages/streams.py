@@ -43,32 +43,39 @@ def extra_ids(config: Pretrain) -> int:
     return needed
 
 
-def training_streams(job: TrainJob, tokenizer: Tokenizer) -> Streams:
-    """Returns what a job trains on."""
+def training_streams(job: TrainJob, tokenizer: Tokenizer, companion: Any = None) -> Streams:
+    """Returns what a job trains on.
+
+    Args:
+        job: The job.
+        tokenizer: Of its model.
+        companion: The model that the trained one learns from or is held to, where there is one.
+    """
     from llmyard.stages.replay import joined, order_of
     from llmyard.training.streams import Streams
 
     corpora = joined(job, "train")
     order = partial(order_of, job, corpora)
     if isinstance(job.config, Finetune):
-        return Streams([_examples(job, job.config, corpora.all, tokenizer, order)])
+        return Streams([_examples(job, job.config, corpora.all, tokenizer, order, companion)])
     config, objective = job.config, job.config.objective
     made = [pretraining(config, each, corpora.all, tokenizer, order, job.counts) for each in objectives_of(objective)]
     weights = [part.weight for part in objective.parts] if objective.kind == "mixture" else [1.0]
     return Streams(made, weights, config.seed)
 
 
-def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]:
+def validation_streams(job: TrainJob, tokenizer: Tokenizer, companion: Any = None) -> dict[str, Stream]:
     """Returns what a job is judged by: ``""`` is the whole of it, and where there are several, each source.
 
-    With replay the whole is mixed as in training, and ``domain`` and ``general`` stand apart, each with its sources.
+    Arguments are those of :func:`training_streams`. With replay the whole is mixed as in training, and ``domain`` and
+    ``general`` stand apart, each with its sources.
     """
     from llmyard.core.errors import DataError
     from llmyard.stages.replay import joined, order_as_stored
 
     corpora = joined(job, "validation")
     if isinstance(job.config, Finetune):
-        return {"": _examples(job, job.config, corpora.all, tokenizer, stored_order)}
+        return {"": _examples(job, job.config, corpora.all, tokenizer, stored_order, companion)}
     config, first = job.config, objectives_of(job.config.objective)[0]
     stored = partial(order_as_stored, job, corpora)
     found = {"": pretraining(config, first, corpora.all, tokenizer, stored, job.counts)}
@@ -80,25 +87,33 @@ def validation_streams(job: TrainJob, tokenizer: Tokenizer) -> dict[str, Stream]
     return found
 
 
-def _examples(job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf) -> Stream:
+def _examples(
+    job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf, companion: Any
+) -> Stream:
     from llmyard.tokens.views import ExampleView
-    from llmyard.training.objectives import (
+    from llmyard.training.objectives import Teacher, TokenLoss
+    from llmyard.training.streams import Stream
+    from llmyard.training.task_objectives import (
         LabelObjective,
+        PreferenceObjective,
         PromptedLmObjective,
         SequenceToSequenceObjective,
         SpanObjective,
-        TokenLoss,
     )
-    from llmyard.training.streams import Stream
 
     view = ExampleView(shards)
     objective: Objective
     smoothing = config.label_smoothing
     if smoothing is None:
         smoothing = getattr(config.model, "label_smoothing", job.label_smoothing)
-    loss = TokenLoss(smoothing, is_fused=config.fused_loss)
-    if job.family in LABELLERS and "classes" in job.labels:
-        objective = LabelObjective(tokenizer.pad_id, smoothing)
+    teacher = None
+    if config.distillation is not None:
+        teacher = Teacher(companion, config.distillation.share, config.distillation.temperature)
+    loss = TokenLoss(smoothing, is_fused=config.fused_loss, teacher=teacher)
+    if config.task.kind == "preference":
+        objective = PreferenceObjective(tokenizer.pad_id, companion, config.task.beta)
+    elif job.family in LABELLERS and "classes" in job.labels:
+        objective = LabelObjective(tokenizer.pad_id, smoothing, teacher)
     elif job.family in LABELLERS:
         objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
     elif job.family in FAMILIES["causal_lm"]:

@@ -48,6 +48,7 @@ class TrainJob:
         phases: Of the mixture of sources; none where each is drawn by its size.
         replay: General text that is read too.
         replay_phases: Of its sources.
+        teacher: Checkpoint whose probabilities are learned too.
         vectors: Checkpoint whose input vectors a new model begins with.
         counts: How often each token stands in the training data, for objectives that draw tokens.
         token: What the driver writes into the storage, for workers to see.
@@ -66,6 +67,7 @@ class TrainJob:
     phases: tuple[Phase, ...] = ()
     replay: Artifact | None = None
     replay_phases: tuple[Phase, ...] = ()
+    teacher: Artifact | None = None
     vectors: Artifact | None = None
     counts: I64 | None = None
     family: str = ""
@@ -121,7 +123,7 @@ def work(config: Mapping[str, Any]) -> None:
     import torch
     import transformers
 
-    from llmyard.stages.beginning import first_model
+    from llmyard.stages.beginning import companion_of, first_model
     from llmyard.stages.judging import Judge
     from llmyard.stages.observing import Observer
     from llmyard.stages.samples import Sampler
@@ -163,11 +165,12 @@ def work(config: Mapping[str, Any]) -> None:
         return found
 
     with observer.watching():
-        streams = training_streams(job, tokenizer)
+        companion = companion_of(job, tokenizer)
+        streams = training_streams(job, tokenizer, companion)
         layout = lay_out(fresh(), stage, peers, device)
         if peers.rank == 0:
             checkpoints.collect()
-        judged = validation_streams(job, tokenizer)
+        judged = validation_streams(job, tokenizer, companion)
         judge = None
         if isinstance(stage, Finetune) and stage.metric_examples is not None:
             judge = Judge(job, tokenizer, peers)

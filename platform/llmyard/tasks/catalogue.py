@@ -12,6 +12,7 @@ from llmyard.tasks.config import (
     Dialogue,
     Instruction,
     KnowledgeGraph,
+    Preference,
     QuestionAnswering,
     RelationClassification,
     Summarization,
@@ -19,6 +20,7 @@ from llmyard.tasks.config import (
 )
 from llmyard.tasks.dialogue import dialogue
 from llmyard.tasks.knowledge_graph import knowledge_graph
+from llmyard.tasks.preference import PreferenceTask
 from llmyard.tasks.question_answering import question_answering
 from llmyard.tasks.relation_classification import RelationClassificationTask
 from llmyard.tasks.soft_prompt import Prompted
@@ -60,3 +62,5 @@ def _task_of(config: AnyTask, form: Form) -> Task:
             return RelationClassificationTask(config, form)
         case Dialogue() | Instruction():
             return dialogue(config, form)
+        case Preference():
+            return PreferenceTask(config, form)

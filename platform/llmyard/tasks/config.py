@@ -119,6 +119,14 @@ class Instruction(_Conversation):
     kind: Literal["instruction"] = "instruction"
 
 
+class Preference(_Conversation):
+    """Prefer the better one of two replies to the worse (direct preference optimization)."""
+
+    families: ClassVar = ("gpt2", "llama")
+    kind: Literal["preference"] = "preference"
+    beta: float = Field(0.1, gt=0, description="How strongly the model is held to where it began; less is freer.")
+
+
 AnyTask = (
     Translation
     | KnowledgeGraph
@@ -128,5 +136,6 @@ AnyTask = (
     | RelationClassification
     | Dialogue
     | Instruction
+    | Preference
 )
 Task = Annotated[AnyTask, Field(discriminator="kind")]

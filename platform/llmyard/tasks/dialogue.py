@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmyard.metrics.measure import Measure, by_group, f1_of, mean, precision_of
-from llmyard.tasks.config import Dialogue, Instruction
+from llmyard.tasks.config import Dialogue, Instruction, Preference
 from llmyard.tasks.task import BadExample, Decoding, EncodedExample, Form, Labels, Marked, Output, Record, Task, need
 from llmyard.text.script import language_by_script
 from llmyard.tokens.tokenizer import ASSISTANT, SEPARATOR, SYSTEM, USER, Tokenizer
@@ -35,7 +35,7 @@ class _Conversation:
     output: Output = "text"
     before_answer = ASSISTANT
 
-    def __init__(self, config: Dialogue | Instruction, form: Form) -> None:
+    def __init__(self, config: Dialogue | Instruction | Preference, form: Form) -> None:
         self.name: str = config.kind
         self._source, self._target, self._form = config.max_source_tokens, config.max_target_tokens, form
 
@@ -100,6 +100,10 @@ class _Conversation:
 
     def _example(self, ids: list[int], learned: list[int], start: int) -> EncodedExample:
         return EncodedExample(ids, target_start=start, labels=learned)
+
+    def choices(self, record: Record) -> list[str] | None:
+        """Answers are written, not chosen."""
+        return None
 
     def decoding(self, labels: Labels) -> Decoding:
         """Returns the length of the longest answer that was learned."""

@@ -147,6 +147,10 @@ class TaggedGraph(_Graph):
         """Nothing is written."""
         return []
 
+    def choices(self, record: Record) -> list[str] | None:
+        """Nothing is written."""
+        return None
+
     def decoding(self, labels: Labels) -> Decoding:
         """Nothing is written."""
         return Decoding()

@@ -143,6 +143,10 @@ class ExtractedAnswers(_Answers):
         """Nothing is written."""
         return []
 
+    def choices(self, record: Record) -> list[str] | None:
+        """Nothing is written."""
+        return None
+
     def decoding(self, labels: Labels) -> Decoding:
         """Nothing is written."""
         return Decoding()

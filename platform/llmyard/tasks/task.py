@@ -152,6 +152,9 @@ class Task(Protocol):
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids that precede the target in training, for a record without its answer."""
 
+    def choices(self, record: Record) -> list[str] | None:
+        """Returns the answers of which the likeliest is taken; None where the answer is written freely."""
+
     def decoding(self, labels: Labels) -> Decoding:
         """Returns how a model writes that was trained with such labels."""
 

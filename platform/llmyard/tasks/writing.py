@@ -78,6 +78,10 @@ class Writing:
         """Nothing is labelled."""
         return []
 
+    def choices(self, record: Record) -> list[str] | None:
+        """Answers are written, not chosen."""
+        return None
+
     def decoding(self, labels: Labels) -> Decoding:
         """Returns the length of the longest answer that was learned."""
         return Decoding(max_new_tokens=self._target)

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmyard.tokens.packing import PackedSequence, positions
-from llmyard.tokens.views import Example
 
 Batch = dict[str, Tensor]
 IGNORE = -100
@@ -81,6 +80,39 @@ class Forgetful:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A larger model whose probabilities are learned too (Hinton et al. 2015).
+
+    Attributes:
+        model: For the same vocabulary; it is not trained.
+        share: Of the loss that is the distance to the teacher; the rest is that to the text.
+        temperature: Divides the logits of both, so that unlikely tokens count.
+    """
+
+    model: Any
+    share: float
+    temperature: float
+
+    @torch.no_grad()
+    def logits(self, inputs: Mapping[str, Any], name: str, device: torch.device) -> Tensor:
+        """Returns the teacher's logits."""
+        return getattr(self.model.to(device)(**inputs), name)  # type: ignore[no-any-return]
+
+    def distance(self, student: Tensor, teacher: Tensor, wanted: Tensor) -> Tensor:
+        """Returns the Kullback-Leibler divergence over the wanted places, in nats, times the temperature squared.
+
+        Args:
+            student: Logits (N, V).
+            teacher: Logits (N, W) of a vocabulary that may have more ids behind.
+            wanted: (N), whether a place counts.
+        """
+        width = min(student.shape[-1], teacher.shape[-1])
+        one = (student[wanted][:, :width].float() / self.temperature).log_softmax(-1)
+        other = (teacher[wanted][:, :width].float() / self.temperature).log_softmax(-1)
+        return F.kl_div(one, other, reduction="sum", log_target=True) * self.temperature**2
+
+
+@dataclass(frozen=True)
 class TokenLoss:
     """Cross-entropy over a vocabulary.
 
@@ -89,11 +121,13 @@ class TokenLoss:
         z_loss: Weight of the squared logarithm of the softmax's sum, in training (Chowdhery et al. 2022, section 5).
         is_fused: Output layer and cross-entropy are computed together in pieces, in training: the logits, often the
             largest tensor of all, are never held. Of models with an output layer (a module), without the other two.
+        teacher: Whose probabilities are learned too, in training.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     is_fused: bool = False
+    teacher: Teacher | None = None
 
     def of(self, model: Any, labels: Tensor, inputs: Mapping[str, Any], logits: str = "logits") -> tuple[Tensor, Any]:
         """Reads inputs and returns the summed loss and all that the model returned.
@@ -106,7 +140,13 @@ class TokenLoss:
         """
         if not (self.is_fused and model.training):
             out = model(**inputs)
-            return self.sum(getattr(out, logits), labels, model.training), out
+            said = getattr(out, logits)
+            loss = self.sum(said, labels, model.training)
+            if self.teacher is None or not model.training:
+                return loss, out
+            taught = self.teacher.logits(inputs, logits, said.device).flatten(0, -2)
+            distance = self.teacher.distance(said.flatten(0, -2), taught, labels.flatten() != IGNORE)
+            return (1 - self.teacher.share) * loss + self.teacher.share * distance, out
         head = model.get_output_embeddings()
         with _passed_over(head):
             out = model(**inputs)
@@ -181,145 +221,6 @@ class CausalLmObjective(Forgetful):
         placed = {"position_ids": batch["positions"]} if "positions" in batch else {}
         inputs = {"input_ids": batch["ids"][:, :-1], "use_cache": False, **placed}
         return self.token_loss.of(model, batch["labels"], inputs)[0]
-
-
-@dataclass(frozen=True)
-class SequenceToSequenceObjective(Forgetful):
-    """Cross-entropy of the target's tokens given the prompt and those before.
-
-    The decoder starts from the prompt's last token (the separator), so that one sequence in a shard serves both an
-    encoder-decoder and a causal model.
-    """
-
-    pad_id: int
-    token_loss: TokenLoss = PLAIN
-
-    def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``source`` and ``mask`` (B, S), ``inputs`` and ``targets`` (B, T)."""
-        prompts = [sample.tokens[: sample.target_start] for sample in samples]
-        inputs = [sample.tokens[sample.target_start - 1 : -1] for sample in samples]
-        targets = [sample.tokens[sample.target_start :] for sample in samples]
-        return {
-            "source": pad(prompts, self.pad_id),
-            "mask": pad([np.ones(len(prompt)) for prompt in prompts], 0),
-            "inputs": pad(inputs, self.pad_id),
-            "targets": pad(targets, IGNORE),
-        }
-
-    def labels(self, batch: Batch) -> Tensor:
-        """Returns the target's tokens."""
-        return batch["targets"]
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the summed cross-entropy."""
-        inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "use_cache": False}
-        inputs["decoder_input_ids"] = batch["inputs"]
-        return self.token_loss.of(model, batch["targets"], inputs)[0]
-
-
-@dataclass(frozen=True)
-class PromptedLmObjective(Forgetful):
-    """Cross-entropy of an answer's tokens given the prompt and those before, of a causal model.
-
-    Attributes:
-        pad_id: Fills shorter sequences.
-        token_loss: Of the answer's tokens.
-    """
-
-    pad_id: int
-    token_loss: TokenLoss = PLAIN
-
-    def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``ids`` (B, T) and ``labels`` (B, T): at each place the token after it, of the answer only.
-
-        Of a conversation with several answers the samples' labels say which tokens are of one.
-        """
-        labels = pad([sample.tokens[1:] for sample in samples], IGNORE)
-        for row, sample in enumerate(samples):
-            labels[row, : sample.target_start - 1] = IGNORE
-            if sample.labels is not None:
-                labels[row, torch.from_numpy(np.flatnonzero(sample.labels[1:] == 0))] = IGNORE
-        return {"ids": pad([sample.tokens[:-1] for sample in samples], self.pad_id), "labels": labels}
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the summed cross-entropy; padding stands behind all that is read, so it needs no mask."""
-        return self.token_loss.of(model, batch["labels"], {"input_ids": batch["ids"], "use_cache": False})[0]
-
-
-@dataclass(frozen=True)
-class SpanObjective(Forgetful):
-    """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities."""
-
-    pad_id: int
-    relations: int
-
-    def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``tokens`` and ``tags`` (B, T), ``starts`` (B, E), ``valid`` (B, E) and ``related`` (B, R, E, E)."""
-        starts = [np.flatnonzero(sample.labels % 2 == 1) for sample in samples if sample.labels is not None]
-        count = max(1, *(len(each) for each in starts))
-        related = torch.zeros(len(samples), self.relations, count, count)
-        for row, (sample, places) in enumerate(zip(samples, starts, strict=True)):
-            index = {int(place): at for at, place in enumerate(places)}
-            for relation, one, two in sample.pairs.reshape(-1, 3).tolist():
-                related[row, relation, index[one], index[two]] = 1.0
-        return {
-            "tokens": pad([sample.tokens for sample in samples], self.pad_id),
-            "tags": pad([sample.labels for sample in samples], IGNORE),
-            "starts": pad(starts, 0, count),
-            "valid": pad([np.ones(len(each)) for each in starts], 0, count).bool(),
-            "related": related,
-        }
-
-    def labels(self, batch: Batch) -> Tensor:
-        """Returns the tags; the relations' loss is spread over them."""
-        return batch["tags"]
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the summed loss of tags and relations."""
-        tags, scores = model(batch["tokens"], batch["starts"])
-        tagging = F.cross_entropy(
-            tags.float().flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum"
-        )
-        both = (batch["valid"][:, :, None] & batch["valid"][:, None, :])[:, None].expand_as(scores)
-        relating = F.binary_cross_entropy_with_logits(scores.float()[both], batch["related"][both], reduction="sum")
-        return tagging + relating
-
-
-@dataclass(frozen=True)
-class LabelObjective(Forgetful):
-    """Cross-entropy of one label for each text, in nats.
-
-    Attributes:
-        pad_id: Fills shorter texts.
-        label_smoothing: Share of the probability that is spread over all labels in training.
-    """
-
-    pad_id: int
-    label_smoothing: float = 0.0
-
-    def collate(self, samples: Sequence[Example]) -> Batch:
-        """Returns ``tokens`` and ``parts`` (B, T), and ``labels`` (B)."""
-        return {
-            "tokens": pad([sample.tokens for sample in samples], self.pad_id),
-            "parts": pad([sample.labels for sample in samples], 0),
-            "labels": torch.tensor([int(sample.pairs[0]) for sample in samples]),
-        }
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the summed cross-entropy."""
-        logits = model(batch["tokens"], batch["parts"]).float()
-        smoothing = self.label_smoothing if model.training else 0.0
-        return F.cross_entropy(logits, batch["labels"], reduction="sum", label_smoothing=smoothing)
-
-    def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
-        """Returns the loss, and the share of labels that are right."""
-        logits = model(batch["tokens"], batch["parts"]).float()
-        count = float(len(batch["labels"]))
-        loss = F.cross_entropy(logits, batch["labels"], reduction="sum")
-        return {
-            "loss": (float(loss), count),
-            "accuracy": (float((logits.argmax(-1) == batch["labels"]).sum()), count),
-        }
 
 
 def pad(rows: Sequence[Any], value: int, length: int | None = None) -> Tensor:

@@ -131,13 +131,13 @@ def test_an_answer_ends_before_the_first_stop(pieces: list[str], stops: list[str
 def test_likely_tokens_only_are_drawn_below_top_p(tiny: Any) -> None:
     import torch
 
-    from llmyard.generation.torch_engine import _nucleus
+    from llmyard.generation.queued import nucleus
 
     shares = torch.tensor([0.1, 0.5, 0.15, 0.25])
-    assert _nucleus(shares, 1.0).tolist() == shares.tolist()
-    assert (_nucleus(shares, 0.5) > 0).tolist() == [False, True, False, False]
-    assert (_nucleus(shares, 0.6) > 0).tolist() == [False, True, False, True]
-    assert (_nucleus(shares, 1e-9) > 0).tolist() == [False, True, False, False]
+    assert nucleus(shares, 1.0).tolist() == shares.tolist()
+    assert (nucleus(shares, 0.5) > 0).tolist() == [False, True, False, False]
+    assert (nucleus(shares, 0.6) > 0).tolist() == [False, True, False, True]
+    assert (nucleus(shares, 1e-9) > 0).tolist() == [False, True, False, False]
     base = Model.load(tiny.store.get("base", "checkpoint"))
     request = GenerateRequest("1", base.tokenizer.encode("有一天"), 4, top_p=0.0)
     with pytest.raises(Unsupported, match="top_p"):

@@ -26,7 +26,10 @@ SCHEMA = graph_schema(["person", "地点"], ["lives_in", "认识"])
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    texts = ['{"entities":[["马洛","person"]],"triples":[["马洛","lives_in","科拉镇"]]}', "The person lives in 地点 认识."]
+    texts = [
+        '{"entities":[["马洛","person"]],"triples":[["马洛","lives_in","科拉镇"]]}',
+        "The person lives in 地点 认识.",
+    ]
     return Tokenizer.train(texts * 5, BpeTokenizer(vocab_size=420, split_han=True))
 
 

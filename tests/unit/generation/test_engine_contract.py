@@ -17,6 +17,7 @@ from llmyard.generation.engine import Delta, Engine, EngineClosed, GenerateReque
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.families import load
 from llmyard.tasks.config import Translation
+from llmyard.tasks.task import Decoding
 from llmyard.tasks.translation import TranslationTask
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 
@@ -416,10 +417,10 @@ def test_batches_without_a_loop(name: str, open_subject: Callable[[str], Subject
         "".join(delta.text for delta in deltas)
         for deltas in answers(engine, [subject.request(text, 12) for text in PROMPTS])
     ]
-    assert engine.generate_batch(prompts, 12) == expected * 8
-    assert engine.generate_batch([], 12) == []
+    assert engine.generate_batch(prompts, Decoding(12)) == expected * 8
+    assert engine.generate_batch([], Decoding(12)) == []
     with pytest.raises(Unsupported):
-        engine.generate_batch([[1], []], 12)
+        engine.generate_batch([[1], []], Decoding(12))
     with subject.kind.fails(engine), pytest.raises(LlmyardError):
-        engine.generate_batch(prompts, 12)
-    assert engine.generate_batch(prompts[:2], 12) == expected[:2]
+        engine.generate_batch(prompts, Decoding(12))
+    assert engine.generate_batch(prompts[:2], Decoding(12)) == expected[:2]

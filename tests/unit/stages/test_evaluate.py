@@ -14,7 +14,7 @@ from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sources.examples import plan_examples
-from llmyard.stages import evaluate
+from llmyard.stages import answering, evaluate
 from llmyard.stages.config import Evaluate, Finetune
 
 PAIR = {"source_language": "en", "target_language": "zh", "target": "你好。"}
@@ -53,6 +53,10 @@ def translation(data: dict[str, Any]) -> Finetune:
     )
 
 
+def asked(trained: Any) -> Any:
+    return answering.Asked(trained.task, trained.data, "transformer")
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     def map_units(units: list[Any], work: Callable[[Any], Any]) -> Iterator[Any]:
@@ -71,23 +75,19 @@ def test_a_limit_counts_the_examples_of_a_split_and_not_of_a_file(tmp_path: Path
     )
     units = plan_examples(trained.data, "test")
     assert len(units) == 3
-    for limit, shares in ((None, [evaluate.WHOLE] * 3), (3, [3, 0, 0]), (6, [4, 1, 1]), (99, [4, 1, 5])):
-        assert evaluate._shares(limit, units, trained) == shares
-    rows = [
-        {"split": "test", "start": 0, "stop": 0, "path": units[2].path, "half": half, "share": 3} for half in (0, 1)
-    ]
-    assert [len(evaluate._records(trained, row)) for row in rows] == [2, 1]
+    for limit, shares in ((None, [answering.WHOLE] * 3), (3, [3, 0, 0]), (6, [4, 1, 1]), (99, [4, 1, 5])):
+        assert answering._shares(limit, units, asked(trained)) == shares
 
 
 @pytest.mark.usefixtures("here")
 def test_generated_and_single_file_examples_need_no_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "Count", None)
+    monkeypatch.setattr(answering, "Count", None)
     trained = translation({"kind": "smallworld", "test": 1200})
-    assert evaluate._shares(700, plan_examples(trained.data, "test"), trained) == [500, 200, 0]
+    assert answering._shares(700, plan_examples(trained.data, "test"), asked(trained)) == [500, 200, 0]
     (tmp_path / "a.jsonl").write_text("{}", encoding="utf-8")
     path = str(tmp_path / "a.jsonl")
     trained = translation({"kind": "records", "train": path, "validation": path, "test": path})
-    assert evaluate._shares(7, plan_examples(trained.data, "test"), trained) == [7]
+    assert answering._shares(7, plan_examples(trained.data, "test"), asked(trained)) == [7]
 
 
 @pytest.mark.parametrize("name", ["it's/bad name:", "", " ", "a@b", 'a"b', "a\nb", "..", "x" * 251, "50%"])

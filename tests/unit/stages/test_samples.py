@@ -126,7 +126,7 @@ def test_what_cannot_write_is_refused() -> None:
             {"output": "v", "shards": "c", "steps": 1, "model": {"family": "word_vectors"}, "samples": {},
              "objective": {"kind": "skip_gram"}}
         )  # fmt: skip
-    with pytest.raises(ValidationError, match="no tagging tasks"):
+    with pytest.raises(ValidationError, match="no model that labels"):
         Finetune.model_validate(
             {"output": "t", "task": {"kind": "knowledge_graph"}, "tokenizer": "c", "model": {"family": "bert"},
              "steps": 1, "samples": {}}

@@ -14,7 +14,8 @@ from llmyard.tasks.task import BadExample
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import ASSISTANT, SEPARATOR, SYSTEM, USER, Tokenizer
 from llmyard.tokens.views import Example
-from llmyard.training.objectives import IGNORE, PromptedLmObjective, SequenceToSequenceObjective
+from llmyard.training.objectives import IGNORE
+from llmyard.training.task_objectives import PromptedLmObjective, SequenceToSequenceObjective
 
 TALK: dict[str, Any] = {
     "id": "t1",

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmyard.core.errors import DataError
+from llmyard.metrics.answers import answer_scores
+from llmyard.metrics.classification import accuracy, micro, semeval
+from llmyard.metrics.dialogue import joint_goal_accuracy
 from llmyard.tasks.floors import (
     answer_kind,
     lead,
@@ -24,9 +27,6 @@ from llmyard.tasks.floors import (
     textrank,
     tfidf_logistic,
 )
-from llmyard.metrics.answers import answer_scores
-from llmyard.metrics.classification import accuracy, micro, semeval
-from llmyard.metrics.dialogue import joint_goal_accuracy
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data"
 FINRE, SEMEVAL, CMRC = DATA / "finre", DATA / "semeval2010_t8", DATA / "cmrc2018/cmrc2018_trial.json"

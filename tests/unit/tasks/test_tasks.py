@@ -19,7 +19,8 @@ from llmyard.tasks.translation import TranslationTask
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import CHINESE, ENGLISH, SEPARATOR, Tokenizer
 from llmyard.tokens.views import Example
-from llmyard.training.objectives import IGNORE, SequenceToSequenceObjective
+from llmyard.training.objectives import IGNORE
+from llmyard.training.task_objectives import SequenceToSequenceObjective
 
 TRANSLATION, GRAPH = TranslationTask(Translation()), TaggedGraph(KnowledgeGraph())
 PAIR = {"source_language": "en", "target_language": "zh", "source": "A green lamp.", "target": "一盏绿色的灯。"}

@@ -23,10 +23,11 @@ from llmyard.training import progress
 from llmyard.training.config import Training
 from llmyard.training.layout import Layout
 from llmyard.training.loop import Hooks, train
-from llmyard.training.objectives import CausalLmObjective, SequenceToSequenceObjective
+from llmyard.training.objectives import CausalLmObjective
 from llmyard.training.progress import Remembered
 from llmyard.training.stability import Decision
 from llmyard.training.streams import Stream, Streams
+from llmyard.training.task_objectives import SequenceToSequenceObjective
 from llmyard.training.validation import validate
 
 VOCAB, LENGTH = 40, 12

@@ -14,13 +14,8 @@ from llmyard.models.config import Bert, EncoderDecoder, Gpt2
 from llmyard.models.families import SpanHeads, build, build_labeller
 from llmyard.tokens.packing import PackedSequence
 from llmyard.tokens.views import Example
-from llmyard.training.objectives import (
-    IGNORE,
-    CausalLmObjective,
-    SequenceToSequenceObjective,
-    SpanObjective,
-    pad,
-)
+from llmyard.training.objectives import IGNORE, CausalLmObjective, pad
+from llmyard.training.task_objectives import SequenceToSequenceObjective, SpanObjective
 
 NONE = np.zeros(0, np.int32)
 

@@ -1,0 +1,76 @@
+"""Requests under way in the torch engine, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from llmyard.core.errors import LlmyardError
+from llmyard.generation.constrained import Grammar
+from llmyard.generation.engine import Delta, GenerateRequest
+from llmyard.generation.text_stream import TextStream
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Sequenced:
+    """A request under way, with the tokens written so far."""
+
+    request: GenerateRequest
+    emit: Callable[[Delta | LlmyardError], None]
+    room: int
+    stream: TextStream
+    grammar: Grammar | None = None
+    aborted: threading.Event = field(default_factory=threading.Event)
+    ids: list[int] = field(default_factory=list)
+    finished: bool = False
+
+
+@dataclass(eq=False)
+class Call:
+    """Work for the computing thread that is not generation."""
+
+    run: Callable[[], Any]
+    future: Future[Any]
+
+
+def nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Returns probabilities without the unlikeliest ones that the rest, ``top_p`` of all, does not need."""
+    if top_p >= 1:
+        return shares
+    ranked, order = shares.sort(descending=True)
+    return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
+
+
+def post(
+    loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | LlmyardError], delta: Delta | LlmyardError
+) -> None:
+    try:
+        loop.call_soon_threadsafe(deltas.put_nowait, delta)
+    except RuntimeError:
+        return  # the reader's loop has ended: nobody waits for this
+
+
+def run_call(call: Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
+        return  # its caller has left
+    try:
+        call.future.set_result(call.run())
+    except Exception as error:
+        call.future.set_exception(failure_of(error))
+
+
+def failure_of(error: Exception) -> LlmyardError:
+    """Returns the error that callers get: our own as it is, any other with its trace in the log only."""
+    if isinstance(error, LlmyardError):
+        return error
+    _log.error("the model failed", exc_info=error)
+    return LlmyardError(f"the engine failed: {type(error).__name__}: {error}", "see the log of the replica")

@@ -1,0 +1,60 @@
+"""What ``evaluate`` is told."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from llmyard.core.config import Config, Inert
+from llmyard.sources.config import ExampleSource
+from llmyard.stages.naming import Stage
+from llmyard.tasks.config import Task
+
+
+def _model_name(value: str) -> str:
+    # MLflow forbids / and :, its searches know no quotes, and models:/NAME@ALIAS ends the name at the @.
+    if not re.fullmatch(r"[^/:@'\"`%\x00-\x1f\x7f]{1,250}", value) or value != value.strip() or value in (".", ".."):
+        raise ValueError(f"{value!r} cannot name a registered model: no / : @ % or quotes, 1 to 250 characters")
+    return value
+
+
+def _alias(value: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,255}", value) or re.fullmatch(r"(?i)latest|v?\d+", value):
+        raise ValueError(f"{value!r} cannot be an alias: letters, digits, _ and -, and neither `latest` nor a version")
+    return value
+
+
+class Register(Config):
+    """A name and alias in MLflow's model registry."""
+
+    name: Annotated[str, AfterValidator(_model_name)]
+    alias: Annotated[str, AfterValidator(_alias)] = Field("champion", description="Moved to this version.")
+
+
+class Evaluate(Stage):
+    """Held-out metrics of a checkpoint beside a baseline that learns nothing."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    checkpoint: str = Field(description="Name of a checkpoint artifact.")
+    task: Task | None = Field(
+        None, description="Ask this of it, by prompts in plain text, instead of what it was tuned for; needs `data`."
+    )
+    data: ExampleSource | None = Field(None, description="Other examples than those it was tuned on.")
+    shots: int = Field(0, ge=0, le=64, description="With `task`: solved training examples in every prompt.")
+    compare_to: str | None = Field(
+        None, description="Name of another checkpoint for the same task: it answers the same examples."
+    )
+    splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data.")
+    limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
+    register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")
+    batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
+
+    @model_validator(mode="after")
+    def _asks_what_is_there(self) -> Self:
+        if self.task is not None and self.data is None:
+            raise ValueError("`task` needs `data`: the examples to be asked")
+        if self.task is None and self.shots:
+            raise ValueError("`shots` goes with `task`: a tuned model is asked as it was taught")
+        return self

@@ -1,0 +1,244 @@
+"""Task examples encoded into shards, on Ray Data: checked, without those that held-out ones ask too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmyard.core.artifacts import Artifact, FileEntry
+from llmyard.core.errors import DataError
+from llmyard.core.fingerprint import fingerprint
+from llmyard.core.storage import Storage
+from llmyard.sources.config import ExampleSource
+from llmyard.sources.corpus import BadRecord, listing, revision
+from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples, splits_of
+from llmyard.stages.config import Finetune, prompt_tokens
+from llmyard.stages.preparing.encoding import folder_for
+from llmyard.stages.stage import Making
+from llmyard.tasks.catalogue import form_of, task_of
+from llmyard.tasks.task import BadExample, Record, Task
+from llmyard.tokens.tokenizer import FILE
+
+REVISION = 3
+ENCODED_SPLITS = ("train", "validation")
+BLOCK_TOKENS = 1024
+
+
+def prompt_ids(config: Finetune, tokenizer: Artifact) -> range:
+    """Returns the ids that stand before every prompt, behind the tokenizer's; none unless prompts are tuned."""
+    from llmyard.tokens.growth import Vocabulary
+
+    count = prompt_tokens(config)
+    size = Vocabulary.load(tokenizer.local(FILE)).size if count else 0
+    return range(size, size + count)
+
+
+def content(config: Finetune, family: str) -> list[Any]:
+    """Returns the listing of the example files, and the revisions of generated data and of the task."""
+    task = task_of(config.task, family)
+    return [listing(config.data), revision(config.data), task.output, task.revision]
+
+
+def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
+    """Returns the shards artifact of the encoded examples, made unless an equal one is there."""
+    from llmyard.runtime.datasets import map_units
+    from llmyard.tokens import shard_index
+    from llmyard.tokens.shard_index import ShardFacts
+
+    store, name = making.context.store, f"{config.output}-data"
+    tokenizer = making.parents["tokenizer"]
+    print_ = fingerprint(
+        data=config.data.decisive(),
+        leaks=config.leaks,
+        task=config.task.decisive(),
+        form=form_of(family),
+        prompt_tokens=prompt_tokens(config),
+        tokenizer=tokenizer.reference,
+        sources=content(config, family),
+        revision=REVISION,
+    )
+    finished = store.find("shards", name, print_)
+    if finished is not None:
+        store.settle(finished)
+        return finished
+    rows = _rows(config, ENCODED_SPLITS)
+    making.progress.update(0, 1, "encoding examples")
+    with store.begin("shards", name, print_) as draft:
+        labels: dict[str, set[str]] = {}
+        for result in map_units(rows, Labels(config, family)):
+            for key, values in result.items():
+                labels.setdefault(key, set()).update(values)
+        names = {key: sorted(values) for key, values in sorted(labels.items())}
+        held_out = {
+            key: id_
+            for result in map_units(
+                _rows(config, [each for each in splits_of(config.data) if each != "train"]), Keys(config, family)
+            )
+            for key, id_ in result["keys"]
+        }
+        encode = Encode(
+            config, family, tokenizer, names, frozenset(held_out), draft.storage, draft.folder, draft.lease.fence
+        )
+        entries: list[FileEntry] = []
+        shards: list[ShardFacts] = []
+        counts: Counter[str] = Counter()
+        bad: list[dict[str, Any]] = []
+        leaked: set[bytes] = set()
+        for result in map_units(rows, encode):
+            entries += [FileEntry(**entry) for entry in result["files"]]
+            shards += [ShardFacts(**each) for each in result["shards"]]
+            counts.update(result["counts"])
+            bad += result["bad"]
+            leaked.update(result["leaked"])
+        _refuse(config, counts, bad)
+        if config.leaks == "refuse":
+            _refuse_leaks(leaked, held_out)
+        entries.append(draft.keep(shard_index.FILE, shard_index.to_parquet(shards)))
+        return draft.commit(
+            config={"task": config.task.model_dump(mode="json"), "data": config.data.model_dump(mode="json")},
+            parents=[tokenizer.reference],
+            metrics={key: float(value) for key, value in counts.items()},
+            details={"labels": names, "task": config.task.kind, "bad_records": bad[:20]},
+            files=sorted(entries, key=lambda entry: entry.path),
+        )
+
+
+def _rows(config: Finetune, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the units of work of some splits."""
+    return [
+        {"index": index, **asdict(unit)}
+        for split in splits
+        for index, unit in enumerate(plan_examples(config.data, split))
+    ]
+
+
+def _refuse_leaks(leaked: Collection[bytes], held_out: Mapping[bytes, str]) -> None:
+    if not leaked:
+        return
+    first = ", ".join(sorted(held_out[key] for key in leaked)[:3])
+    raise DataError(
+        f"{len(leaked)} of {len(held_out)} different held-out examples are asked in training too (such as {first}): "
+        "what is measured on them would be worth nothing",
+        "take them out of the training data, or set `leaks: drop` to leave them out of training here",
+    )
+
+
+def _refuse(config: Finetune, counts: Counter[str], bad: list[dict[str, Any]]) -> None:
+    if not counts["validation"] and counts["train"]:
+        raise DataError(f"no validation example is left of {sum(counts.values())} ({dict(counts)})", "check `data:`")
+    if not counts["train"]:
+        first = f"; first: {bad[0]['path']}: {bad[0]['reason']}" if bad else ""
+        raise DataError(
+            f"no training example is left of {sum(counts.values())} ({dict(counts)}){first}", "check `data:`"
+        )
+    allowed = getattr(config.data, "max_bad_share", 0.01)
+    share = counts["bad"] / max(1, sum(counts.values()))
+    if share > allowed:
+        places = "; ".join(f"{item['path']}: {item['reason']}" for item in bad[:3])
+        raise DataError(f"{counts['bad']} records ({share:.1%}) cannot be used ({places})", "mend them")
+
+
+def checked(data: ExampleSource, task: Task, row: Mapping[str, Any]) -> tuple[list[Record], list[BadRecord]]:
+    """Returns the good records of a unit of work and what is wrong with the others."""
+    unit = ExampleUnit(**{key: row[key] for key in ("split", "path", "start", "stop")})
+    good: list[Record] = []
+    bad: list[BadRecord] = []
+    for number, record in enumerate(read_examples(unit, data, task.name)):
+        if isinstance(record, BadRecord):
+            bad.append(record)
+            continue
+        try:
+            good.append(task.check(record))
+        except (BadExample, KeyError, TypeError, AttributeError) as error:
+            what = error.what if isinstance(error, BadExample) else f"{type(error).__name__}: {error}"
+            bad.append(BadRecord(unit.path or unit.split, number, f"{record.get('id', number)}: {what}"))
+    return good, bad
+
+
+class Labels:
+    """Finds the label names of a unit's records."""
+
+    def __init__(self, config: Finetune, family: str) -> None:
+        self.config, self.family = config, family
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        task = task_of(self.config.task, self.family)
+        return task.labels(checked(self.config.data, task, row)[0])
+
+
+class Keys:
+    """Finds what the records of a held-out unit ask."""
+
+    def __init__(self, config: Finetune, family: str) -> None:
+        self.config, self.family = config, family
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        from llmyard.sources.leaks import input_key
+
+        records, _ = checked(self.config.data, task_of(self.config.task, self.family), row)
+        return {"keys": [(input_key(record), str(record.get("id", ""))) for record in records]}
+
+
+class Encode:
+    """Encodes a unit's records into a shard; training records that ask what a held-out one asks are left out."""
+
+    def __init__(
+        self,
+        config: Finetune,
+        family: str,
+        tokenizer: Artifact,
+        labels: dict[str, list[str]],
+        held_out: frozenset[bytes],
+        storage: Storage,
+        folder: str,
+        fence: int,
+    ) -> None:
+        self.config, self.family, self.tokenizer, self.labels = config, family, tokenizer, labels
+        self.held_out = held_out
+        self.storage, self.folder, self.fence = storage, folder, fence
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        from llmyard.sources.leaks import input_key
+        from llmyard.tokens.shards import ShardWriter, token_dtype
+        from llmyard.tokens.tokenizer import Tokenizer
+
+        prefix = prompt_ids(self.config, self.tokenizer)
+        task = task_of(self.config.task, self.family, prefix)
+        records, bad = checked(self.config.data, task, row)
+        leaked: list[bytes] = []
+        if row["split"] == "train":
+            keys = [input_key(record) for record in records]
+            leaked = [key for key in keys if key in self.held_out]
+            records = [record for record, key in zip(records, keys, strict=True) if key not in self.held_out]
+        tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
+        encoded = task.encode(records, tokenizer, self.labels)
+        counts = {
+            row["split"]: 0,
+            "bad": len(bad),
+            "leaked": len(leaked),
+            "too_long": sum(examples is None for examples in encoded),
+        }
+        name = f"{row['split']}-{row['index']:06d}-f{self.fence}"
+        kept = [
+            (record, example) for record, examples in zip(records, encoded, strict=True) for example in examples or ()
+        ]
+        counts[row["split"]] = len(kept)
+        labelled = any(example.labels is not None for _, example in kept)
+        with folder_for(self.storage, self.folder) as target:
+            dtype = token_dtype(tokenizer.vocab_size + len(prefix))
+            writer = ShardWriter(target.path, name, dtype, BLOCK_TOKENS, with_labels=labelled)
+            for record, example in kept:
+                writer.add(
+                    example.ids, document=str(record["id"]), source=self.config.data.kind, labels=example.labels,
+                    target_start=example.target_start, pairs=example.pairs,
+                )  # fmt: skip
+            files = writer.close() if writer.documents else []
+        return {
+            "files": [asdict(entry) for entry in files],
+            "shards": [asdict(writer.facts)] if files else [],
+            "counts": counts,
+            "leaked": leaked,
+            "bad": [asdict(item) for item in bad[:20]],
+        }
