@@ -85,7 +85,7 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
         shards: list[ShardFacts] = []
         counts: Counter[str] = Counter()
         bad: list[dict[str, Any]] = []
-        leaked: set[bytes] = set()
+        leaked: set[str] = set()
         for result in map_units(rows, encode):
             entries += [FileEntry(**entry) for entry in result["files"]]
             shards += [ShardFacts(**each) for each in result["shards"]]
@@ -114,7 +114,7 @@ def _rows(config: Finetune, splits: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _refuse_leaks(leaked: Collection[bytes], held_out: Mapping[bytes, str]) -> None:
+def _refuse_leaks(leaked: Collection[str], held_out: Mapping[str, str]) -> None:
     if not leaked:
         return
     first = ", ".join(sorted(held_out[key] for key in leaked)[:3])
@@ -178,7 +178,7 @@ class Keys:
         from llmyard.sources.leaks import input_key
 
         records, _ = checked(self.config.data, task_of(self.config.task, self.family), row)
-        return {"keys": [(input_key(record), str(record.get("id", ""))) for record in records]}
+        return {"keys": [(input_key(record).hex(), str(record.get("id", ""))) for record in records]}
 
 
 class Encode:
@@ -190,7 +190,7 @@ class Encode:
         family: str,
         tokenizer: Artifact,
         labels: dict[str, list[str]],
-        held_out: frozenset[bytes],
+        held_out: frozenset[str],
         storage: Storage,
         folder: str,
         fence: int,
@@ -207,9 +207,9 @@ class Encode:
         prefix = prompt_ids(self.config, self.tokenizer)
         task = task_of(self.config.task, self.family, prefix)
         records, bad = checked(self.config.data, task, row)
-        leaked: list[bytes] = []
+        leaked: list[str] = []
         if row["split"] == "train":
-            keys = [input_key(record) for record in records]
+            keys = [input_key(record).hex() for record in records]
             leaked = [key for key in keys if key in self.held_out]
             records = [record for record, key in zip(records, keys, strict=True) if key not in self.held_out]
         tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
