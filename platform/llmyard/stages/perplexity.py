@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact
 from llmyard.stages.config import Evaluate, Pretrain
 from llmyard.stages.stage import Making
+
+if TYPE_CHECKING:
+    from llmyard.tokens.written_text import WrittenText
+    from llmyard.training.streams import Stream
 
 LOSS_PARTS = 4  # shares of a split's sequences; fixed, so that the sum's rounding does not depend on the machine
 
@@ -41,25 +46,36 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
                 "key_metric": "loss",
             }
             continue
-        loss = figures.get("masked_loss", figures["loss"])
+        loss = figures.get("text_loss", figures.get("masked_loss", figures["loss"]))
+        others = {name.partition(":")[2]: figures.pop(name) for name in list(figures) if name.startswith("trigram:")}
+        for name in [name for name in figures if name.startswith("unigram:")]:
+            del figures[name]
+        figures |= {f"perplexity:{kind}": math.exp(min(figures[f"text_loss:{kind}"], 50.0)) for kind in others}
         unigram = figures.pop("unigram")
         trigram = {"trigram_perplexity": math.exp(figures.pop("trigram"))} if "trigram" in figures else {}
         scored[split] = {
             "metrics": {"perplexity": math.exp(min(loss, 50.0)), **figures},
-            "baseline": {"perplexity": math.exp(unigram), "loss": unigram, **trigram},
+            "baseline": {
+                "perplexity": math.exp(unigram),
+                "loss": unigram,
+                **trigram,
+                **{f"trigram_perplexity:{kind}": math.exp(each) for kind, each in others.items()},
+            },
             "baseline_name": "token frequencies",
             "key_metric": "perplexity",
         }
     return scored
 
 
+# Objectives whose tokens a model that counts n-grams can foretell: it knows what stands before.
+COUNTABLE = ("causal_lm", "recurrent_lm", "span_corruption", "prefix_lm", "denoising")
 COUNTED_TOKENS = 8_000_000  # some 500 MB while they are sorted
 COUNTED_RUN = 512
 
 
 class LossWorker:
-    """Sums the figures over its share of a split's sequences, read as in training, and the loss of the training
-    split's token frequencies on the same tokens.
+    """Sums the figures over its share of a split's sequences, read as in training, and the losses of the training
+    split's token frequencies and trigrams on the same tokens.
     """
 
     def __init__(
@@ -74,37 +90,67 @@ class LossWorker:
         self.trained, self.batch_size, self.limit = trained, batch_size, limit
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, float]:
-        import numpy as np
         import torch
 
         from llmyard.stages.streams import pretraining
         from llmyard.tokens.shards import ShardSet
         from llmyard.training.config import objectives_of
-        from llmyard.training.objectives import IGNORE
 
         counts = self._counts()
-        smoothed = counts + 1.0
-        surprise = -np.log(smoothed / smoothed.sum())
-        objective = objectives_of(self.trained.objective)[0]
         shards = ShardSet.of(self.shards, unit["split"])
-        stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
-        counting = self._counting() if objective.kind in ("causal_lm", "recurrent_lm") else None
+        objectives = objectives_of(self.trained.objective)
+        counting = self._counting() if objectives[0].kind in COUNTABLE else None
+        sums: Counter[str] = Counter()
+        with torch.inference_mode():
+            for number, objective in enumerate(objectives):
+                stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
+                found = self._summed(stream, objective.kind, unit, counts, counting)
+                # The first one's figures have no other name: most runs have one objective.
+                sums.update({f"{name}{f':{objective.kind}' if number else ''}": each for name, each in found.items()})
+        return dict(sums)
+
+    def _summed(self, stream: Stream, kind: str, unit: dict[str, Any], counts: Any, counting: Any) -> dict[str, float]:
+        """Returns the sums of an objective's figures over this worker's share, with what each is a mean over."""
+        import numpy as np
+
+        from llmyard.training.objectives import IGNORE
+        from llmyard.training.pretraining import RestoringObjective
+
+        surprise = -np.log((counts + 1.0) / (counts + 1.0).sum())
         size = self.batch_size if unit["parts"] > 1 else self.trained.batch.micro_batch
         count = min(stream.order.samples_per_epoch, self.limit or stream.order.samples_per_epoch)
         sums: Counter[str] = Counter()
-        with torch.inference_mode():
-            for at in range(unit["part"] * size, count, unit["parts"] * size):
-                batch = stream.batch([stream.order[sample] for sample in range(at, min(at + size, count))])
-                for name, (value, weight) in stream.objective.measures(self.model, batch).items():
-                    sums.update({name: value, f"{name}/count": weight})
-                labels = stream.objective.labels(batch)
-                wanted = labels[labels != IGNORE].numpy()
-                sums.update({"unigram": float(surprise[wanted].sum()), "unigram/count": float(len(wanted))})
-                if counting is not None:
-                    for ids, row in zip(batch["ids"].numpy(), labels.numpy(), strict=True):
-                        said = counting.surprise(ids)[1:][row != IGNORE]
-                        sums.update({"trigram": float(said.sum()), "trigram/count": float(len(said))})
+
+        def add(name: str, values: Any) -> None:
+            sums.update({name: float(values.sum()), f"{name}/count": float(len(values))})
+
+        for at in range(unit["part"] * size, count, unit["parts"] * size):
+            batch = stream.batch([stream.order[sample] for sample in range(at, min(at + size, count))])
+            for name, (value, weight) in stream.objective.measures(self.model, batch).items():
+                sums.update({name: value, f"{name}/count": weight})
+            labels = stream.objective.labels(batch)
+            if isinstance(stream.objective, RestoringObjective):
+                said = stream.objective.surprises(self.model, batch).numpy()
+                for row, text in self._texts(kind, batch):
+                    add("text_loss", said[row][text.targets])
+                    add("unigram", surprise[text.ids[text.places]])
+                    add("trigram", counting.surprise(text.ids)[text.places])
+                continue
+            add("unigram", surprise[labels[labels != IGNORE].numpy()])
+            if counting is not None:
+                for ids, row in zip(batch["ids"].numpy(), labels.numpy(), strict=True):
+                    add("trigram", counting.surprise(ids)[1:][row != IGNORE])
         return dict(sums)
+
+    def _texts(self, kind: str, batch: Any) -> Iterator[tuple[int, WrittenText]]:
+        """Yields each sample of a batch of an encoder-decoder as text."""
+        from llmyard.tokens.written_text import written_text
+        from llmyard.training.objectives import IGNORE
+
+        rows = zip(batch["source"].numpy(), batch["mask"].numpy(), batch["targets"].numpy(), strict=True)
+        for row, (source, mask, targets) in enumerate(rows):
+            read = source[mask.astype(bool)]
+            yield row, written_text(kind, read, targets[targets != IGNORE], self.tokenizer.vocab_size)
 
     def _counting(self) -> Any:
         """Returns a model that counts the training split's n-grams, of as many tokens as fit."""

@@ -105,9 +105,16 @@ class RestoringObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
+        return self.token_loss.of(model, batch["targets"], self._inputs(batch))[0]
+
+    def surprises(self, model: Any, batch: Batch) -> Tensor:
+        """Returns -log P, in nats, of each token that is written (B, T); 0 where none is."""
+        logits = model(**self._inputs(batch)).logits.float()
+        return F.cross_entropy(logits.transpose(1, 2), batch["targets"], ignore_index=IGNORE, reduction="none")
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
         inputs = {"input_ids": batch["source"], "attention_mask": batch["mask"], "use_cache": False}
-        inputs["decoder_input_ids"] = batch["inputs"]
-        return self.token_loss.of(model, batch["targets"], inputs)[0]
+        return inputs | {"decoder_input_ids": batch["inputs"]}
 
 
 @dataclass(frozen=True)
