@@ -10,9 +10,8 @@ from llmyard.advice.question import Hardware
 from llmyard.advice.rules import rate_by_size, rules, upto
 from llmyard.models.size import training_flops
 
-_WITHOUT_LOGITS = ("gpt2", "llama", "t5")  # families that write, whose loss can be fused with the output layer
-_LARGE_VOCABULARY = 30_000
-_FUSED_FROM = _LARGE_VOCABULARY
+_FUSED = ("gpt2", "llama", "t5")  # families that write, whose loss can be fused with the output layer
+_FUSED_FROM = 30_000  # tokens of the vocabulary; below, logits are small beside the activations
 _MANY_CORES = 16
 _CORES_A_WORKER = 8
 _STEPS_AT_LEAST = 20
@@ -101,7 +100,7 @@ def plan(shape: Shape, method: str, work: Work, hardware: Hardware, frozen_layer
     """Returns how a training would run on a machine; where nothing fits, the least demanding way, which says so."""
     use = rules()
     on_gpu = hardware.has_gpus
-    fused = on_gpu and work.writes and shape.config.family in _WITHOUT_LOGITS and shape.vocab_size >= _FUSED_FROM
+    fused = on_gpu and work.writes and shape.config.family in _FUSED and shape.vocab_size >= _FUSED_FROM
     start = Way(
         method, rank=use.lora_rank, frozen_layers=frozen_layers, length=work.length, on_gpu=on_gpu,
         logits=work.writes and not fused,
@@ -113,6 +112,7 @@ def plan(shape: Shape, method: str, work: Work, hardware: Hardware, frozen_layer
     tokens = round(steps * batch * work.tokens)
     flops = training_flops(shape.parameters, tokens) / 6 * _operations(way, shape) * work.passes
     rate = use.flops.of(on_gpu) * (workers if on_gpu else hardware.cpus)
+    passes = steps * batch // pieces * work.passes
     return Plan(
         way=way, memory=memory_of(shape, way), available=_available(hardware, workers), workers=workers,
         cpus_per_worker=1 if on_gpu else max(1, hardware.cpus // workers), batch=batch, steps=steps,

@@ -106,17 +106,20 @@ def _size(candidate: Candidate, question: Question) -> Said:
     there_are = hours_there_are(question.hardware, question.hours)
     rate = use.flops.of(question.hardware.has_gpus) * question.hardware.devices
     compute = rate * there_are * 3600
-    yield "size optimal", {
-        "parameters": shape.parameters,
-        "tokens": candidate.plan.tokens,
-        "ratio": candidate.plan.tokens / shape.parameters,
-        "compute": compute,
-        "hours": there_are,
-        "by_compute": (compute / (6 * use.tokens_a_parameter)) ** 0.5,
-        "text": text,
-        "by_text": text * use.worthwhile_epochs / use.tokens_a_parameter,
-        "epochs": use.worthwhile_epochs,
-    }
+    yield (
+        "size optimal",
+        {
+            "parameters": shape.parameters,
+            "tokens": candidate.plan.tokens,
+            "ratio": candidate.plan.tokens / shape.parameters,
+            "compute": compute,
+            "hours": there_are,
+            "by_compute": (compute / (6 * use.tokens_a_parameter)) ** 0.5,
+            "text": text,
+            "by_text": text * use.worthwhile_epochs / use.tokens_a_parameter,
+            "epochs": use.worthwhile_epochs,
+        },
+    )
     if candidate.plan.tokens < use.tokens_a_parameter * shape.parameters * 0.9:
         yield "size short", {}
     else:
@@ -128,25 +131,25 @@ def _start(candidate: Candidate, question: Question) -> Said:
     model, examples = candidate.published, examples_of(question)
     if model is not None:
         if question.task == "pretraining":
-            yield "start go_on", {"name": model.name}
+            yield "begin go_on", {"name": model.name}
         elif examples <= use.some:
-            yield "start hub", {"name": model.name, "examples": examples}
+            yield "begin hub", {"name": model.name, "examples": examples}
         else:
-            yield "start hub_many", {"name": model.name, "examples": examples}
-        yield "start licence", {"licence": model.licence}
+            yield "begin hub_many", {"name": model.name, "examples": examples}
+        yield "begin licence", {"licence": model.licence}
         if model.use == "convert":
-            yield "start convert", {"name": model.name, "folder": f"models/{model.short}"}
+            yield "begin convert", {"name": model.name, "folder": f"models/{model.short}"}
         if model.gated:
-            yield "start gated", {"name": model.name}
+            yield "begin gated", {"name": model.name}
         return
     if question.task == "pretraining":
-        yield "start pretrain", {}
+        yield "begin pretrain", {}
     elif candidate.start == "own_base":
-        yield "start own_base", {"objective": use.objectives[candidate.family]["kind"]}
+        yield "begin own_base", {"objective": use.objectives[candidate.family]["kind"]}
     else:
-        yield ("start scratch_many" if examples > use.some else "start scratch_few"), {"examples": examples}
+        yield ("begin scratch_many" if examples > use.some else "begin scratch_few"), {"examples": examples}
     if question.offline:
-        yield "start offline", {}
+        yield "begin offline", {}
 
 
 def _method(candidate: Candidate, question: Question) -> Said:
@@ -157,13 +160,16 @@ def _method(candidate: Candidate, question: Question) -> Said:
     match candidate.method:
         case "lora":
             whole = memory_of(candidate.shape, Way(**{**vars(candidate.plan.way), "method": "full"}))
-            yield "method lora", {
-                "rank": use.lora_rank,
-                "alpha": use.lora_alpha,
-                "trained": candidate.plan.memory.trained,
-                "whole": whole.total / 1e9,
-                "part": candidate.plan.memory.total / 1e9,
-            }
+            yield (
+                "method lora",
+                {
+                    "rank": use.lora_rank,
+                    "alpha": use.lora_alpha,
+                    "trained": candidate.plan.memory.trained,
+                    "whole": whole.total / 1e9,
+                    "part": candidate.plan.memory.total / 1e9,
+                },
+            )
         case "frozen":
             frozen = candidate.plan.way.frozen_layers
             yield "method frozen", {"frozen": frozen, "layers": layers_of(candidate.shape.config)}
@@ -183,7 +189,8 @@ def _data(candidate: Candidate, question: Question) -> Said:
     else:
         size = "few" if examples < use.few else "some" if examples < use.some else "many"
         yield f"data {size}", {"examples": examples}
-        yield "data test", {"share": use.test_share, "intervals": (4 / (examples * use.test_share + 4)) ** 0.5}
+        # Half of the 95 % interval of a share near one half: 1 / sqrt(n).
+        yield "data test", {"share": use.test_share, "interval": max(1.0, examples * use.test_share) ** -0.5}
     known = datasets_for(question.task, question.languages)
     if known:
         yield "data sets", {"names": ", ".join(each.name for each in known[:4])}
@@ -198,12 +205,15 @@ def _batch(candidate: Candidate, question: Question) -> Said:
     key = f"rate {candidate.method}" if source == "hub" and candidate.method != "full" else f"rate {source}"
     yield key, {"rate": made.learning_rate, "warmup": made.warmup_steps}
     yield "batch", _batch_values(made)
-    yield ("steps pretrain" if question.task == "pretraining" else "steps"), {
-        "steps": made.steps,
-        "epochs": made.epochs,
-        "tokens": made.tokens,
-        "length": made.way.length,
-    }
+    yield (
+        ("steps pretrain" if question.task == "pretraining" else "steps"),
+        {
+            "steps": made.steps,
+            "epochs": made.epochs,
+            "tokens": made.tokens,
+            "length": made.way.length,
+        },
+    )
     if candidate.before is not None:
         yield "steps before", {"steps": candidate.before.steps, "rate": candidate.before.learning_rate}
     yield "hours", {"hours": candidate.hours}

@@ -89,6 +89,7 @@ class Rules(Config):
     activation_margin: float
     hours: Devices
     flops: Devices
+    seconds_a_pass: Devices
     validation_share: float
     test_share: float
     tasks: dict[str, TaskRules]

@@ -141,6 +141,42 @@ def ask(
     ask_model(shell, model, text, target, context, storage)
 
 
+@app.command(help=say("recommend_help"))
+def recommend(
+    task: Annotated[str | None, typer.Argument(help="Such as translation, classification or pretraining.")] = None,
+    languages: Annotated[str, typer.Option(help="zh, en or zh,en.")] = "zh,en",
+    examples: Annotated[int | None, typer.Option(min=1, help="Examples; documents for pretraining.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an example on average, with its answer.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs; by default those of this machine.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=1, help="GB of each GPU.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores; by default those of this machine.")] = None,
+    memory: Annotated[float | None, typer.Option(min=1, help="GB of RAM.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.01, help="How long training may take.")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive/--batch", help="Whether somebody waits.")] = True,
+    open_domain: Annotated[bool, typer.Option("--open-domain", help="Answers stand in no given text.")] = False,
+    structured: Annotated[bool, typer.Option("--structured", help="Answers must follow a schema.")] = False,
+    long_texts: Annotated[bool, typer.Option("--long", help="Texts of thousands of tokens.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Nothing can be downloaded.")] = False,
+    data: Annotated[str | None, typer.Option(help="Your examples (or texts, for pretraining), for the job.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write a job file.")] = None,
+    choice: Annotated[int, typer.Option(help="Which suggestion to explain and to write.")] = 1,
+    listing: Annotated[bool, typer.Option("--list", help="Print the known models and data sets.")] = False,
+    as_json: Json = False,
+) -> None:
+    from llmyard.cli.recommend import give_advice, hardware_of, print_catalogue, question_of
+
+    shell.json = as_json
+    if listing:
+        print_catalogue(shell)
+        return
+    asked = question_of(
+        task, languages, examples=examples, tokens=tokens, hours=hours, interactive=interactive,
+        open_domain=open_domain, structured=structured, long_texts=long_texts, offline=offline,
+        hardware=hardware_of(gpus, gpu_memory, cpus, memory),
+    )  # fmt: skip
+    give_advice(shell, asked, data, output, choice)
+
+
 @app.command()
 def doctor(storage: StorageOption = None, as_json: Json = False) -> None:
     """Check this machine: Python, packages, CPUs, memory, disk, shared memory, ports, storage."""

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
@@ -19,15 +21,19 @@ from llmyard.stages.examples import checked
 from llmyard.stages.stage import Making
 from llmyard.tasks.catalogue import form_of, task_of
 from llmyard.tasks.config import AnyTask
+from llmyard.tasks.config import Task as TaskConfig
 from llmyard.tasks.few_shot import FewShot
 from llmyard.tasks.task import Record, Task
 
 WHOLE = 1 << 62
+_TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
 DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
 
 
 def check_askable(config: Evaluate, checkpoint: Artifact) -> None:
-    """Raises RequestError for a checkpoint that cannot be asked a task by prompts in plain text."""
+    """Raises RequestError for a checkpoint that cannot be asked a task: it was not taught it, nor reads plain text."""
+    if _taught(checkpoint, config) is not None:
+        return
     family = str(checkpoint.details.get("family", ""))
     if form_of(family) != "decoder" or family == "transformer_xl":
         raise RequestError(
@@ -115,6 +121,9 @@ class Asked:
         """Returns what a checkpoint is asked in an evaluation."""
         details = checkpoint.details
         family = str(details["family"])
+        taught = _taught(checkpoint, config)
+        if taught is not None:
+            return taught
         if config.task is not None:
             assert config.data is not None
             room = int(details.get("sequence_length", 0)) or DEFAULT_ROOM
@@ -140,6 +149,19 @@ class Asked:
     def records(self, row: Mapping[str, Any], task: Task) -> list[Record]:
         """Returns the good records of a unit of work."""
         return checked(self.data, task, row)[0]
+
+
+def _taught(checkpoint: Artifact, config: Evaluate) -> Asked | None:
+    """Returns one of several tasks of a checkpoint, as it was taught; None where an evaluation asks for another."""
+    if config.task is None or config.data is None or config.shots:
+        return None
+    details = checkpoint.details
+    taught = [{"task_config": details.get("task_config"), "prompt_ids": details.get("prompt_ids", ())}]
+    for each in [*taught, *details.get("also", ())]:
+        if (each["task_config"] or {}).get("kind") == config.task.kind:
+            task = _TASK.validate_python(each["task_config"])
+            return Asked(task, config.data, str(details["family"]), each["prompt_ids"])
+    return None
 
 
 def _shares(limit: int | None, units: Sequence[ExampleUnit], asked: Asked) -> list[int]:

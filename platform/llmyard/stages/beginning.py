@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmyard.stages.config import Finetune, Pretrain, prompt_tokens
+from llmyard.stages.config import Finetune, Pretrain, longest_of, prompt_tokens
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _build(job: TrainJob, tokenizer: Tokenizer) -> Any:
 
     stage = job.config
     assert stage.model is not None
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest(stage.model.family)
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else longest_of(stage, stage.model.family)
     extra = extra_ids(stage) if isinstance(stage, Pretrain) else 0
     ids = {"vocab_size": tokenizer.vocab_size + extra, "pad_id": tokenizer.pad_id, "max_tokens": longest}
     if isinstance(stage, Finetune) and isinstance(stage.model, Bert):

@@ -121,6 +121,14 @@ class Distillation(Config):
     temperature: float = Field(2.0, gt=0, description="Divides the logits of both, so that unlikely tokens count.")
 
 
+class AnotherTask(Config):
+    """A task that is learned beside another."""
+
+    task: Task
+    data: ExampleSource
+    weight: float = Field(1.0, gt=0, description="How often it is drawn, relative to its size and the others.")
+
+
 class Finetune(Stage, Training):
     """A model for one task, from a base model or from random weights."""
 
@@ -130,6 +138,12 @@ class Finetune(Stage, Training):
     tokenizer: str = Field(description="Name of a tokenizer artifact.")
     init: Init = Field("scratch", description=INIT)
     model: ModelChoice | None = None
+    also: tuple[AnotherTask, ...] = Field(
+        (), description="Other tasks that one model learns too, each behind its name; a micro-batch is of one task."
+    )
+    mixing_temperature: float = Field(
+        2.0, ge=1, le=100, description="With `also`: tasks are drawn by their examples to the power of 1 / this."
+    )
     leaks: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with training examples that ask what a held-out one asks."
     )
@@ -183,6 +197,13 @@ class Finetune(Stage, Training):
             raise ValueError(f"method prompt_tuning trains rows of a matrix: it needs adamw, not {self.optimizer.kind}")
         if kind in ("lora", "prompt_tuning") and self.ema_decay is not None:
             raise ValueError(f"`ema_decay` does not go with method {kind}")
+        kinds = [self.task.kind, *(each.task.kind for each in self.also)]
+        if len({*kinds}) < len(kinds):
+            raise ValueError("`also` names a task twice: give one of a kind, with all its data")
+        if self.also and (kind == "prompt_tuning" or "preference" in kinds or self.distillation is not None):
+            raise ValueError("`also` goes without prompt_tuning, preference and `distillation`: they are of one task")
+        if self.also and self.model is not None and self.model.family in LABELLERS:
+            raise ValueError("`also` is for models that write: an encoder has the heads of one task")
         if self.task.kind == "preference" and self.init == "scratch":
             raise ValueError("task preference holds a model to where it began: name it as `init`")
         if self.task.kind == "preference" and self.distillation is not None:
@@ -210,9 +231,18 @@ class Finetune(Stage, Training):
         return self
 
 
+NAME_TOKENS = 16  # at most, of a task's name before its prompts
+
+
 def prompt_tokens(config: Finetune) -> int:
     """Returns how many trained tokens stand before every prompt."""
     return config.method.tokens if isinstance(config.method, PromptTuning) else 0
+
+
+def longest_of(config: Finetune, family: str) -> int:
+    """Returns the tokens of the longest example of all tasks, with what stands before its prompt."""
+    longest = max(each.longest(family) for each in (config.task, *(other.task for other in config.also)))
+    return longest + prompt_tokens(config) + (NAME_TOKENS if config.also else 0)
 
 
 _DIVIDED_BY = {"tensor": ("llama",), "pipeline": ("gpt2", "llama")}

@@ -39,7 +39,9 @@ class Evaluate(Stage):
     kind: Literal["evaluate"] = "evaluate"
     checkpoint: str = Field(description="Name of a checkpoint artifact.")
     task: Task | None = Field(
-        None, description="Ask this of it, by prompts in plain text, instead of what it was tuned for; needs `data`."
+        None,
+        description="Ask this of it: one of several tasks that it was tuned for, or another by prompts in plain text; "
+        "needs `data`.",
     )
     data: ExampleSource | None = Field(None, description="Other examples than those it was tuned on.")
     shots: int = Field(0, ge=0, le=64, description="With `task`: solved training examples in every prompt.")

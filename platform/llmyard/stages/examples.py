@@ -14,7 +14,7 @@ from llmyard.core.storage import Storage
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples, splits_of
-from llmyard.stages.config import Finetune, prompt_tokens
+from llmyard.stages.config import NAME_TOKENS, Finetune, prompt_tokens
 from llmyard.stages.preparing.encoding import folder_for
 from llmyard.stages.stage import Making
 from llmyard.tasks.catalogue import form_of, task_of
@@ -26,13 +26,27 @@ ENCODED_SPLITS = ("train", "validation")
 BLOCK_TOKENS = 1024
 
 
-def prompt_ids(config: Finetune, tokenizer: Artifact) -> range:
-    """Returns the ids that stand before every prompt, behind the tokenizer's; none unless prompts are tuned."""
+def prompt_ids(config: Finetune, tokenizer: Artifact) -> list[int]:
+    """Returns the ids that stand before every prompt: trained ones behind the tokenizer's, or the name of the task
+    where there are several; none otherwise.
+    """
     from llmyard.tokens.growth import Vocabulary
+    from llmyard.tokens.tokenizer import Tokenizer
 
+    if config.also:
+        return Tokenizer.load(tokenizer.local(FILE)).encode(f"{config.task.kind}: ")[:NAME_TOKENS]
     count = prompt_tokens(config)
     size = Vocabulary.load(tokenizer.local(FILE)).size if count else 0
-    return range(size, size + count)
+    return list(range(size, size + count))
+
+
+def parts_of(config: Finetune) -> list[Finetune]:
+    """Returns the stage for each of its tasks alone, its own first."""
+    others = [
+        config.model_copy(update={"task": each.task, "data": each.data, "output": f"{config.output}-{each.task.kind}"})
+        for each in config.also
+    ]
+    return [config, *others]
 
 
 def content(config: Finetune, family: str) -> list[Any]:
@@ -54,7 +68,7 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
         leaks=config.leaks,
         task=config.task.decisive(),
         form=form_of(family),
-        prompt_tokens=prompt_tokens(config),
+        before=[prompt_tokens(config), bool(config.also)],
         tokenizer=tokenizer.reference,
         sources=content(config, family),
         revision=REVISION,
@@ -227,7 +241,7 @@ class Encode:
         counts[row["split"]] = len(kept)
         labelled = any(example.labels is not None for _, example in kept)
         with folder_for(self.storage, self.folder) as target:
-            dtype = token_dtype(tokenizer.vocab_size + len(prefix))
+            dtype = token_dtype(max([tokenizer.vocab_size, *(id_ + 1 for id_ in prefix)]))
             writer = ShardWriter(target.path, name, dtype, BLOCK_TOKENS, with_labels=labelled)
             for record, example in kept:
                 writer.add(

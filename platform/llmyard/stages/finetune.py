@@ -8,8 +8,8 @@ from typing import Any
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.stages.bases import base_of, check_family, same_tokenizer
-from llmyard.stages.config import Finetune, prompt_tokens
-from llmyard.stages.examples import content, encode_examples, prompt_ids
+from llmyard.stages.config import Finetune, longest_of
+from llmyard.stages.examples import content, encode_examples, parts_of, prompt_ids
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, is_apart, run_training
 from llmyard.tasks.catalogue import form_of
@@ -47,13 +47,14 @@ def _check_teacher(config: Finetune, teacher: Artifact, tokenizer: Artifact, fam
 
 def _check_base(config: Finetune, base: Artifact) -> None:
     """Raises RequestError for a checkpoint that cannot learn the task; workers would find out one after the other."""
-    family, wanted, kind = _family(config, base), config.task.families, config.task.kind
+    family, kind = _family(config, base), config.task.kind
+    wanted = [each for each in config.task.families if not config.also or each not in LABELLERS]
     if family not in wanted:
         raise RequestError(
             f"{base.reference} is of family {family or 'unknown'!r}; {kind} is trained with {' or '.join(wanted)}",
             "name another checkpoint as `init`, or give `model` with `init: scratch`",
         )
-    longest = config.task.longest(family) + prompt_tokens(config)
+    longest = longest_of(config, family)
     positions = int(base.details.get("sequence_length", longest))
     if family not in ("transformer", "t5") and positions < longest:
         raise RequestError(
@@ -81,7 +82,8 @@ def _family(config: Finetune, base: Artifact | None) -> str:
 
 def sources(config: Finetune, parents: Mapping[str, Artifact]) -> list[Any]:
     """Returns what else than the config decides the examples."""
-    return content(config, _family(config, parents.get("base")))
+    family = _family(config, parents.get("base"))
+    return [each for part in parts_of(config) for each in content(part, family)]
 
 
 def make(config: Finetune, making: Making) -> Made:
@@ -91,12 +93,14 @@ def make(config: Finetune, making: Making) -> Made:
     draft = making.draft
     base = making.parents.get("base")
     family = _family(config, base)
-    data = encode_examples(config, making, family)
+    parts = parts_of(config)
+    data, *others = (encode_examples(each, making, family) for each in parts)
     labels = data.details["labels"]
     job = TrainJob(
         config=config,
         storage=draft.storage,
         shards=data,
+        others=tuple(others),
         tokenizer=making.parents["tokenizer"],
         base=base,
         teacher=making.parents.get("teacher"),
@@ -113,12 +117,19 @@ def make(config: Finetune, making: Making) -> Made:
         "task": config.task.kind,
         "task_config": config.task.model_dump(mode="json"),
         "family": family,
-        "sequence_length": config.task.longest(family),
+        "sequence_length": longest_of(config, family),
         "label_smoothing": getattr(config.model, "label_smoothing", job.label_smoothing),
         **labels,
     }
-    if prompt_tokens(config):
-        details["prompt_ids"] = list(prompt_ids(config, making.parents["tokenizer"]))
+    before = [prompt_ids(each, making.parents["tokenizer"]) for each in parts]
+    if before[0]:
+        details["prompt_ids"] = before[0]
+    if config.also:
+        details["also"] = [
+            {"task_config": each.task.model_dump(mode="json"), "prompt_ids": ids}
+            for each, ids in zip(parts[1:], before[1:], strict=True)
+        ]
     if base is not None and is_apart(config.method):
         details["adapter_of"] = base.reference
-    return Made(metrics, details, also=(data,), extra_parents=(data.reference,))
+    made = (data, *others)
+    return Made(metrics, details, also=made, extra_parents=tuple(each.reference for each in made))

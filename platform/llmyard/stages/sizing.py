@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmyard.models.size import activation_bytes, parameters_of, training_bytes, training_flops, weights_a_token
-from llmyard.stages.config import Finetune, Pretrain
+from llmyard.stages.config import Finetune, Pretrain, longest_of
 
 # What a small float32 model reached on one core of the machine in the README; a GPU user reads it as an upper bound.
 FLOPS_A_DEVICE = 4.0e10
@@ -35,7 +35,7 @@ def size_of(stage: Pretrain | Finetune, vocab_size: int) -> Size | None:
     """Returns about what a training takes; None where its model or vocabulary is not known yet."""
     if stage.model is None or not vocab_size:
         return None
-    longest = stage.sequence_length if isinstance(stage, Pretrain) else stage.task.longest(stage.model.family)
+    longest = stage.sequence_length if isinstance(stage, Pretrain) else longest_of(stage, stage.model.family)
     parameters = used = parameters_of(stage.model, vocab_size, longest)
     length = longest if isinstance(stage, Pretrain) else TYPICAL_EXAMPLE_TOKENS
     tokens = stage.steps * stage.batch.size * length

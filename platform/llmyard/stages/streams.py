@@ -11,6 +11,7 @@ from llmyard.tasks.config import LABELLERS
 from llmyard.training.config import FAMILIES, Denoising, SingleObjective, SpanCorruption, objectives_of
 
 if TYPE_CHECKING:
+    from llmyard.core.artifacts import Artifact
     from llmyard.core.compiled import I64
     from llmyard.stages.training import TrainJob
     from llmyard.tokens.order import Order
@@ -52,12 +53,21 @@ def training_streams(job: TrainJob, tokenizer: Tokenizer, companion: Any = None)
         companion: The model that the trained one learns from or is held to, where there is one.
     """
     from llmyard.stages.replay import joined, order_of
+    from llmyard.tokens.shards import ShardSet
     from llmyard.training.streams import Streams
 
     corpora = joined(job, "train")
     order = partial(order_of, job, corpora)
     if isinstance(job.config, Finetune):
-        return Streams([_examples(job, job.config, corpora.all, tokenizer, order, companion)])
+        made = [_examples(job, job.config, corpora.all, tokenizer, order, companion)]
+        for part, data in _others(job):
+            shards = ShardSet.of(data, "train")
+            shuffled = partial(_shuffled, job.config.seed)
+            made.append(_examples(job, part, shards, tokenizer, shuffled, companion))
+        shares = [1.0, *(each.weight for each in job.config.also)]
+        power = 1 / job.config.mixing_temperature
+        weights = [share * sum(each.view.rows) ** power for share, each in zip(shares, made, strict=True)]
+        return Streams(made, weights, job.config.seed)
     config, objective = job.config, job.config.objective
     made = [pretraining(config, each, corpora.all, tokenizer, order, job.counts) for each in objectives_of(objective)]
     weights = [part.weight for part in objective.parts] if objective.kind == "mixture" else [1.0]
@@ -72,10 +82,15 @@ def validation_streams(job: TrainJob, tokenizer: Tokenizer, companion: Any = Non
     """
     from llmyard.core.errors import DataError
     from llmyard.stages.replay import joined, order_as_stored
+    from llmyard.tokens.shards import ShardSet
 
     corpora = joined(job, "validation")
     if isinstance(job.config, Finetune):
-        return {"": _examples(job, job.config, corpora.all, tokenizer, stored_order, companion)}
+        judged = {"": _examples(job, job.config, corpora.all, tokenizer, stored_order, companion)}
+        for part, data in _others(job):
+            shards = ShardSet.of(data, "validation")
+            judged[part.task.kind] = _examples(job, part, shards, tokenizer, stored_order, companion)
+        return judged
     config, first = job.config, objectives_of(job.config.objective)[0]
     stored = partial(order_as_stored, job, corpora)
     found = {"": pretraining(config, first, corpora.all, tokenizer, stored, job.counts)}
@@ -85,6 +100,21 @@ def validation_streams(job: TrainJob, tokenizer: Tokenizer, companion: Any = Non
         except DataError:  # too little of it is held out for one sequence
             continue
     return found
+
+
+def _others(job: TrainJob) -> list[tuple[Finetune, Artifact]]:
+    """Returns the other tasks of a job with their data."""
+    from llmyard.stages.examples import parts_of
+
+    assert isinstance(job.config, Finetune)
+    return list(zip(parts_of(job.config)[1:], job.others, strict=True))
+
+
+def _shuffled(seed: int, view: View, shards: ShardSet) -> Order:
+    from llmyard.tokens.order import DataOrder
+    from llmyard.tokens.prefetch import prefetching
+
+    return prefetching(DataOrder(view.rows, seed), shards)
 
 
 def _examples(

@@ -36,6 +36,7 @@ class TrainJob:
 
     Attributes:
         shards: The training data.
+        others: The training data of the other tasks that are learned, in their order.
         tokenizer: Of the model and the data.
         base: Checkpoint to start from; None for random weights.
         family: Of the model.
@@ -67,6 +68,7 @@ class TrainJob:
     phases: tuple[Phase, ...] = ()
     replay: Artifact | None = None
     replay_phases: tuple[Phase, ...] = ()
+    others: tuple[Artifact, ...] = ()
     teacher: Artifact | None = None
     vectors: Artifact | None = None
     counts: I64 | None = None
