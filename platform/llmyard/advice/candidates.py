@@ -149,7 +149,7 @@ def _own(family: str, start: Start, question: Question) -> Candidate:
     there_are = hours_there_are(question.hardware, question.hours)
     best: Candidate | None = None
     for config, written in zip(use.shapes[family], shapes_as_written()[family], strict=True):
-        shape = Shape(config, int(upto(use.vocabulary, text)), longest)
+        shape = Shape(config, vocabulary_of(text, config.hidden_size), longest)
         rate = use.own_base_rate if start == "own_base" else use.scratch_rate
         work = _tuning_work(question, family, start, rate, limits, "full")
         tuning = plan(shape, "full", work, question.hardware)
@@ -167,6 +167,12 @@ def _own(family: str, start: Start, question: Question) -> Candidate:
         best = made
     assert best is not None
     return best
+
+
+def vocabulary_of(text_tokens: float, hidden_size: int) -> int:
+    """Returns the size of a new vocabulary: large texts bear large ones, small models do not."""
+    use = rules()
+    return int(min(upto(use.vocabulary, text_tokens), use.vocabulary_a_width * hidden_size))
 
 
 def shape_of(model: Pretrained) -> Shape:
@@ -190,9 +196,9 @@ def from_random(family: str, question: Question) -> Candidate:
     use = rules()
     text = text_of(question)
     there_are = hours_there_are(question.hardware, question.hours)
-    vocabulary = int(upto(use.vocabulary, text))
     best: Candidate | None = None
     for config, written in zip(use.shapes[family], shapes_as_written()[family], strict=True):
+        vocabulary = vocabulary_of(text, config.hidden_size)
         longest = 512 if family == "bert" else 10**6
         size = Shape(config, vocabulary, min(longest, 4096)).parameters
         work = pretraining_work(size, text, longest)

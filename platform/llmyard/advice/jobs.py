@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from llmyard.advice.candidates import Candidate, examples_of
+from llmyard.advice.candidates import Candidate, examples_of, tokens_of
 from llmyard.advice.catalogue import Pretrained, datasets_for
 from llmyard.advice.plan import Plan
 from llmyard.advice.question import Question
@@ -194,6 +194,7 @@ def header_of(
         kind = "smallworld" if question.task == "pretraining" else data_of(question, None)["kind"]
         key = {"smallworld": "job smallworld", "hub": "job hub_data"}.get(kind, "job file_missing")
         lines.append(speak(key, own=own))
+    lines.append(speak("job sized", examples=examples_of(question), tokens=tokens_of(question)))
     return [*lines, speak("job check")]
 
 

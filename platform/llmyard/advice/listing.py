@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from llmyard.advice.catalogue import catalogue
 from llmyard.advice.recommend import short
@@ -62,6 +63,21 @@ def markdown(language: UserLanguage) -> str:
         ]  # fmt: skip
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def rewrite(file: Path) -> None:
+    """Puts the tables of today between the marks of a README: ``<!-- catalogue en -->`` to ``<!-- end -->``."""
+    file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_tables(text: str) -> str:
+    """Returns a README's text with the tables of today between its marks."""
+    for language in get_args(UserLanguage):
+        begin = f"<!-- catalogue {language} -->\n"
+        before, mark, rest = text.partition(begin)
+        _, end, after = rest.partition("<!-- end -->")
+        text = f"{before}{mark}{markdown(language)}{end}{after}" if mark and end else text
+    return text
 
 
 def _joined(languages: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llmyard.advice.memory import Memory, Shape, Way, memory_of
+from llmyard.advice.memory import Memory, Shape, Way, layers_of, memory_of
 from llmyard.advice.question import Hardware
 from llmyard.advice.rules import rate_by_size, rules, upto
 from llmyard.models.size import training_flops
@@ -75,7 +75,6 @@ class Work:
         tokens: Of a sequence on average.
         sequences: In the training data.
         batch: Sequences an optimizer step, about.
-        steps: None: as many as ``epochs`` take.
         epochs: Passes over the data.
         learning_rate: Highest.
         optimizer: ``adamw`` or ``muon``.
@@ -118,7 +117,7 @@ def plan(shape: Shape, method: str, work: Work, hardware: Hardware, frozen_layer
         cpus_per_worker=1 if on_gpu else max(1, hardware.cpus // workers), batch=batch, steps=steps,
         epochs=steps * batch / work.sequences, tokens=tokens, learning_rate=work.learning_rate,
         optimizer="adamw" if way.shards > 1 else work.optimizer, warmup_steps=round(steps * work.warmup),
-        fused_loss=fused, flops=flops, hours=flops / rate / 3600,
+        fused_loss=fused, flops=flops, hours=(flops / rate + passes * use.seconds_a_pass.of(on_gpu)) / 3600,
     )  # fmt: skip
 
 
@@ -126,8 +125,6 @@ def _operations(way: Way, shape: Shape) -> float:
     """Returns operations a weight and token: 2 forward, 2 for the gradients of activations, 2 for those of weights
     (Kaplan et al. 2020, section 2.1), as far as there are some; 2 more where the forward pass is done again.
     """
-    from llmyard.advice.memory import layers_of
-
     again = 2.0 if way.checkpointing else 0.0
     match way.method:
         case "lora" | "prompt_tuning":

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmyard.advice.candidates import Candidate, best_unusable, disturbed, examples_of, text_of, tokens_of
 from llmyard.advice.catalogue import datasets_for, families_of_tasks
-from llmyard.advice.memory import Way, layers_of, memory_of
+from llmyard.advice.memory import Way, layers_of, lora_parameters, memory_of
 from llmyard.advice.plan import Plan, hours_there_are
 from llmyard.advice.question import Question
 from llmyard.advice.rules import rules
@@ -131,11 +131,11 @@ def _start(candidate: Candidate, question: Question) -> Said:
     model, examples = candidate.published, examples_of(question)
     if model is not None:
         if question.task == "pretraining":
-            yield "begin go_on", {"name": model.name}
+            yield "begin go_on", {}
         elif examples <= use.some:
-            yield "begin hub", {"name": model.name, "examples": examples}
+            yield "begin hub", {"examples": examples}
         else:
-            yield "begin hub_many", {"name": model.name, "examples": examples}
+            yield "begin hub_many", {"examples": examples}
         yield "begin licence", {"licence": model.licence}
         if model.use == "convert":
             yield "begin convert", {"name": model.name, "folder": f"models/{model.short}"}
@@ -165,7 +165,7 @@ def _method(candidate: Candidate, question: Question) -> Said:
                 {
                     "rank": use.lora_rank,
                     "alpha": use.lora_alpha,
-                    "trained": candidate.plan.memory.trained,
+                    "trained": lora_parameters(candidate.shape.config, use.lora_rank),
                     "whole": whole.total / 1e9,
                     "part": candidate.plan.memory.total / 1e9,
                 },

@@ -111,6 +111,7 @@ class Rules(Config):
     pretrain_batch: Table
     pretrain_steps: int
     vocabulary: Table
+    vocabulary_a_width: int
     sequence: Table
     adversarial_upto: int
     smoothing_upto: int

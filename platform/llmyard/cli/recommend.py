@@ -73,14 +73,15 @@ def question_of(task: str | None, languages: str, **fields: Any) -> Question:
     tasks = get_args(TaskName)
     named = (task or "").replace("-", "_")
     if named not in tasks:
-        near = difflib.get_close_matches(named, tasks, 1)
+        near = [each for each in tasks if named and named in each] or difflib.get_close_matches(named, tasks, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         what = f"there is no task {task!r}" if task else "no task is named"
         raise RequestError(what, f"{hint}one of: {', '.join(tasks)}; `--list` shows models and data sets")
     asked = tuple(dict.fromkeys(part.strip() for part in languages.split(",") if part.strip()))
     wrong = [each for each in asked if each not in get_args(Language)]
     if wrong or not asked:
-        raise RequestError(f"--languages {languages!r}: {wrong or 'none'}", "give zh, en or zh,en")
+        what = f"{', '.join(wrong)} is not known" if wrong else "no language is named"
+        raise RequestError(f"--languages {languages!r}: {what}", "give zh, en or zh,en")
     try:
         return Question.model_validate({"task": named, "languages": asked, **fields})
     except ValidationError as error:

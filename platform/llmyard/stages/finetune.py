@@ -54,6 +54,11 @@ def _check_base(config: Finetune, base: Artifact) -> None:
             f"{base.reference} is of family {family or 'unknown'!r}; {kind} is trained with {' or '.join(wanted)}",
             "name another checkpoint as `init`, or give `model` with `init: scratch`",
         )
+    if base.details.get("adapter_of"):
+        raise RequestError(
+            f"{base.reference} is an adapter of {base.details['adapter_of']}, not a whole model",
+            "train it with `method: {kind: lora, merge: true}`, or begin with its base",
+        )
     longest = longest_of(config, family)
     positions = int(base.details.get("sequence_length", longest))
     if family not in ("transformer", "t5") and positions < longest:
@@ -62,11 +67,6 @@ def _check_base(config: Finetune, base: Artifact) -> None:
             "lower the limits under `task:`, or pretrain with a longer sequence_length",
         )
     learned = base.details.get("task")
-    if base.details.get("adapter_of"):
-        raise RequestError(
-            f"{base.reference} is an adapter of {base.details['adapter_of']}, not a whole model",
-            "train it with `method: {kind: lora, merge: true}`, or begin with its base",
-        )
     if family in LABELLERS and base.config.get("kind") == "finetune" and learned != kind:
         raise RequestError(
             f"{base.reference} has the heads of {learned}, not of {kind}",
