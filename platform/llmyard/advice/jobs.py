@@ -68,7 +68,7 @@ def init_of(model: Pretrained) -> tuple[str, str]:
 
 
 def _hub_name(name: str) -> str:
-    # As stages/config.py names what is taken in; a test holds them equal.
+    # As stages/naming.py names what is taken in; a test holds them equal.
     return "hub-" + re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 

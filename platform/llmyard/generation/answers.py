@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from llmyard.generation.torch_engine import TorchEngine
-from llmyard.tasks.task import Labels, Marked, Record, Task
+from llmyard.tasks.task import Decoding, Labels, Marked, Record, Task
 
 
-def answers_of(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int, labels: Labels) -> list[Any]:
+def answers_of(
+    engine: TorchEngine,
+    task: Task,
+    cases: Sequence[Record],
+    batch_size: int,
+    labels: Labels,
+    control: Mapping[str, Any] | None = None,
+) -> list[Any]:
     """Returns the answer to each case, ready for JSON and for the task's ``prediction``.
 
     Args:
@@ -19,15 +26,17 @@ def answers_of(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_s
         cases: Asked greedily.
         batch_size: Cases at once.
         labels: That the model was trained with.
+        control: Fields of ``Decoding`` that answers are held to.
     """
+    decoding = replace(task.decoding(labels), **(control or {}))
     return [
         answer
         for at in range(0, len(cases), batch_size)
-        for answer in _answered(engine, task, cases[at : at + batch_size], labels)
+        for answer in _answered(engine, task, cases[at : at + batch_size], decoding)
     ]
 
 
-def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], labels: Labels) -> list[Any]:
+def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], decoding: Decoding) -> list[Any]:
     if task.output == "text":
         prompts = [task.prompt(case, engine.tokenizer) for case in cases]
         choices = [task.choices(case) for case in cases]
@@ -38,7 +47,7 @@ def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], labels: 
             return [
                 each[max(range(len(each)), key=found.__getitem__)] for each, found in zip(named, ranked, strict=True)
             ]
-        return list(engine.generate_batch(prompts, task.decoding(labels)))
+        return list(engine.generate_batch(prompts, decoding))
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
     fitting = _fitting(engine, [each for one in inputs for each in one])
     if task.output == "label":

@@ -66,6 +66,10 @@ class GenerateRequest:
         seed: Of the sampling; equal requests with equal seeds give equal answers.
         top_p: Tokens are drawn from the likeliest ones that have this probability together (Holtzman et al. 2020).
         json_schema: The answer is JSON that follows it, unless it is cut; None leaves it free.
+        min_new_tokens: The answer does not end before.
+        language: ``en`` has no Chinese characters in the answer, ``zh`` no Latin letters.
+        forbidden: Words that do not stand in the answer, whatever their case.
+        no_repeat: No run of so many tokens stands in the answer twice; 0 lets them.
     """
 
     id: str
@@ -75,6 +79,10 @@ class GenerateRequest:
     seed: int = 0
     top_p: float = 1.0
     json_schema: str | None = None
+    min_new_tokens: int = 0
+    language: str | None = None
+    forbidden: tuple[str, ...] = ()
+    no_repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 
 from llmyard.core.errors import LlmyardError
 from llmyard.generation.constrained import Grammar
+from llmyard.generation.control import Control
 from llmyard.generation.engine import Delta, GenerateRequest
 from llmyard.generation.text_stream import TextStream
 
@@ -29,6 +30,7 @@ class Sequenced:
     room: int
     stream: TextStream
     grammar: Grammar | None = None
+    control: Control | None = None
     aborted: threading.Event = field(default_factory=threading.Event)
     ids: list[int] = field(default_factory=list)
     finished: bool = False

@@ -25,6 +25,7 @@ from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.core.seeds import mix
 from llmyard.generation.capable import ANSWERING, capabilities_of, why_not
 from llmyard.generation.constrained import Grammars
+from llmyard.generation.control import Controls
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
 from llmyard.generation.likelihoods import likelihoods, vectors_of
@@ -70,7 +71,7 @@ class TorchEngine:
         if fault:
             raise RequestError(f"{name}: {fault}", f"it answers with {ANSWERING}")
         self._able = capabilities_of(self._model, name)
-        self._grammars = Grammars(tokenizer)
+        self._grammars, self._controls = Grammars(tokenizer), Controls(tokenizer)
         self._queue: queue.Queue[Sequenced | Call | None] = queue.Queue()
         self._live: dict[str, Sequenced] = {}
         self._stats = Stats()
@@ -226,7 +227,8 @@ class TorchEngine:
         if able.max_total_tokens is not None:
             room = min(room, able.max_total_tokens - len(prompt))
         grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
-        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar)
+        control = self._controls.begin(request)
+        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar, control)
 
     def _submit(self, item: Sequenced | Call) -> None:
         with self._door:
@@ -291,13 +293,18 @@ class TorchEngine:
         for row, sequence in enumerate(sequences):
             if sequence.grammar is not None:
                 logits_BV[row] = sequence.grammar.allow(logits_BV[row])
+            if sequence.control is not None:
+                logits_BV[row] = sequence.control.allow(logits_BV[row], sequence.ids)
         chosen: list[int] = logits_BV.argmax(-1).tolist()
         for row, sequence in enumerate(sequences):
             request = sequence.request
             if request.temperature > MIN_TEMPERATURE:
                 generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
                 shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
-                chosen[row] = int(torch.multinomial(nucleus(shares, request.top_p), 1, generator=generator))
+                drawn = int(torch.multinomial(nucleus(shares, request.top_p), 1, generator=generator))
+                # The likeliest token completes no forbidden word; one that was drawn may.
+                refused = sequence.control is not None and sequence.control.refuses(sequence.ids, drawn)
+                chosen[row] = chosen[row] if refused else drawn
         return chosen
 
     def _advance(self, sequence: Sequenced, token: int) -> bool:

@@ -73,9 +73,10 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
             ]
     total = len(rows) * (1 + len(others)) + len(config.splits)
     done = 0
+    control = config.control.model_dump()
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
     for name, model in {"": checkpoint, **others}.items():
-        arguments = (model, asked_of[name], draft.storage, _folder(draft.folder, name), config.batch_size)
+        arguments = (model, asked_of[name], draft.storage, _folder(draft.folder, name), config.batch_size, control)
         for _ in map_with(rows, Predictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
@@ -197,12 +198,20 @@ def _part(row: Mapping[str, Any]) -> str:
 class Predictor:
     """Answers a unit's cases with the engine that also serves, and writes them with their records."""
 
-    def __init__(self, checkpoint: Artifact, asked: Asked, storage: Storage, folder: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Artifact,
+        asked: Asked,
+        storage: Storage,
+        folder: str,
+        batch_size: int,
+        control: Mapping[str, Any],
+    ) -> None:
         from llmyard.generation.model import engine_of, labels_of
 
         self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
         self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
-        self.batch_size = batch_size
+        self.batch_size, self.control = batch_size, control
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.generation.answers import answers_of
@@ -214,7 +223,7 @@ class Predictor:
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
             cases = [case for record in halves[row["half"]] for case in task.cases(record)]
-            answers = answers_of(self.engine, task, cases, self.batch_size, self.labels)
+            answers = answers_of(self.engine, task, cases, self.batch_size, self.labels, self.control)
             lines = [{"record": case, "answer": answer} for case, answer in zip(cases, answers, strict=True)]
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}

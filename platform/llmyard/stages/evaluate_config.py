@@ -33,6 +33,15 @@ class Register(Config):
     alias: Annotated[str, AfterValidator(_alias)] = Field("champion", description="Moved to this version.")
 
 
+class Control(Config):
+    """What answers are held to."""
+
+    min_new_tokens: int = Field(0, ge=0, description="Answers do not end before.")
+    language: Literal["en", "zh"] | None = Field(None, description="en: no Chinese characters; zh: no Latin letters.")
+    forbidden: tuple[str, ...] = Field((), description="Words that do not stand in answers, whatever their case.")
+    no_repeat: int = Field(0, ge=0, le=64, description="No run of so many tokens stands in an answer twice.")
+
+
 class Evaluate(Stage):
     """Held-out metrics of a checkpoint beside a baseline that learns nothing."""
 
@@ -48,6 +57,7 @@ class Evaluate(Stage):
     compare_to: str | None = Field(
         None, description="Name of another checkpoint for the same task: it answers the same examples."
     )
+    control: Control = Field(Control(), description="What written answers are held to.")
     splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data.")
     limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
     register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")

@@ -51,7 +51,8 @@ class EncodedExample:
 class Decoding:
     """How answers are written unless the request says otherwise; temperature 0 is greedy.
 
-    With a ``json_schema`` nothing else than JSON that follows it is written.
+    With a ``json_schema`` nothing else than JSON that follows it is written. The last four hold an answer to a length,
+    a language, and to words and runs of tokens that do not stand in it.
     """
 
     max_new_tokens: int = 128
@@ -59,6 +60,10 @@ class Decoding:
     seed: int = 0
     top_p: float = 1.0
     json_schema: str | None = None
+    min_new_tokens: int = 0
+    language: str | None = None
+    forbidden: tuple[str, ...] = ()
+    no_repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

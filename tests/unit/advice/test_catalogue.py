@@ -14,7 +14,7 @@ from llmyard.advice.jobs import init_of
 from llmyard.advice.listing import markdown, with_tables
 from llmyard.advice.question import TaskName
 from llmyard.sources.config import FORMAT_TASKS, DocumentSource, ExampleSource
-from llmyard.stages.config import hub_name
+from llmyard.stages.naming import hub_name
 
 README = Path(__file__).parents[3] / "jobs" / "finetune" / "README.md"
 MODELS, DATASETS = catalogue().models, catalogue().datasets

@@ -146,8 +146,8 @@ def test_the_catalogue_is_listed(language: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_it_answers_within_a_second_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys, time\nbegin = time.perf_counter()\nfrom llmyard.cli.main import main\nstatus = main(sys.argv[1:])\n"
-        f"print('LOADED', status, [name for name in {HEAVY!r} if name in sys.modules], time.perf_counter() - begin)"
+        "import sys\nfrom llmyard.cli.main import main\nstatus = main(sys.argv[1:])\n"
+        f"print('LOADED', status, [name for name in {HEAVY!r} if name in sys.modules])"
     )
     seconds = []
     for _ in range(3):  # the best of three: other work on the machine is not meant

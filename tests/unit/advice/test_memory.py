@@ -106,7 +106,7 @@ def test_memory_grows_with_layers_batch_and_length(
     assert total(more_layers=1) > total()
     assert total(micro_batch=2 * micro) > total()
     assert total(length=512) > total()
-    assert total(checkpointing=True) <= total()
+    assert layers == 1 or total(checkpointing=True) < total()
     assert total(method="lora") < total(method="full")
 
 
