@@ -96,6 +96,11 @@ class TorchEngine:
         model = load(folder) if base is None else load_adapted(Path(base), Path(folder))
         return cls(model, tokenizer, name, threads)
 
+    @property
+    def model(self) -> Any:
+        """The model, for those who look into it while nothing is asked."""
+        return self._model
+
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
         return self._able

@@ -75,6 +75,12 @@ def replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
                     module.out_features = len(new)
 
 
+def token_embeddings(model: Any) -> list[nn.Module]:
+    """Returns the layers that read tokens: T5's encoder and decoder have one each, with one matrix."""
+    weight = model.get_input_embeddings().weight
+    return [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
+
+
 def _take_control_ids(model: Any, tokenizer: Tokenizer) -> None:
     """Makes llmyard's control tokens those by which the model ends and pads."""
     for config in (model.config, getattr(model, "generation_config", None)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Any
 
@@ -26,6 +26,7 @@ from llmyard.tasks.few_shot import FewShot
 from llmyard.tasks.task import Record, Task
 
 WHOLE = 1 << 62
+_ATTRIBUTIONS = "attributions-{}.json"
 _TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
 DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
 
@@ -76,7 +77,15 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     control = config.control.model_dump()
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
     for name, model in {"": checkpoint, **others}.items():
-        arguments = (model, asked_of[name], draft.storage, _folder(draft.folder, name), config.batch_size, control)
+        arguments = (
+            model,
+            asked_of[name],
+            draft.storage,
+            _folder(draft.folder, name),
+            config.batch_size,
+            control,
+            config.attributions,
+        )
         for _ in map_with(rows, Predictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
@@ -206,12 +215,13 @@ class Predictor:
         folder: str,
         batch_size: int,
         control: Mapping[str, Any],
+        attributions: int,
     ) -> None:
         from llmyard.generation.model import engine_of, labels_of
 
         self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
         self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
-        self.batch_size, self.control = batch_size, control
+        self.batch_size, self.control, self.attributions = batch_size, control, attributions
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.generation.answers import answers_of
@@ -225,8 +235,19 @@ class Predictor:
             cases = [case for record in halves[row["half"]] for case in task.cases(record)]
             answers = answers_of(self.engine, task, cases, self.batch_size, self.labels, self.control)
             lines = [{"record": case, "answer": answer} for case, answer in zip(cases, answers, strict=True)]
+            if self.attributions and row["index"] == row["half"] == 0:
+                self._attribute(row["split"], cases[: self.attributions])
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}
+
+    def _attribute(self, split: str, cases: Sequence[Record]) -> None:
+        from llmyard.generation.attribution import attributions_of
+
+        decoding = replace(self.task.decoding(self.labels), **self.control)
+        found = [asdict(each) for each in attributions_of(self.engine, self.task, cases, decoding)]
+        self.storage.write(
+            f"{self.folder}/{_ATTRIBUTIONS.format(split)}", json.dumps(found, ensure_ascii=False).encode()
+        )
 
 
 class Scorer:
@@ -244,6 +265,9 @@ class Scorer:
         found = scored(task, answered, asked.training(task))
         if "other" in self.asked:
             found |= against(task, answered, self.asked["other"].task(), self._answered(split, "other"))
+        found["attributions"] = json.loads(
+            self.storage.read(f"{_folder(self.folder, '')}/{_ATTRIBUTIONS.format(split)}") or b"[]"
+        )
         return {"split": split, "scored": found}
 
     def _answered(self, split: str, name: str) -> list[Answered]:

@@ -61,6 +61,12 @@ class Evaluate(Stage):
     splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data.")
     limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
     register_as: Register | None = Field(None, description="Register the checkpoint in MLflow with these metrics.")
+    attributions: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="For so many examples of each split: what each token of the input did for the answer.",
+    )
     batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
 
     @model_validator(mode="after")

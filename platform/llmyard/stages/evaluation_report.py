@@ -52,6 +52,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "baseline_name": found["baseline_name"],
         "against": _against(found),
         "others": _others(found),
+        "attributions": [_coloured(each) for each in found.get("attributions", [])],
         "errors": [_readable(error) for error in found.get("errors", [])],
         "calibration": _calibration(found.get("reliability")),
     }
@@ -105,6 +106,24 @@ def _calibration(bins: list[dict[str, float]] | None) -> dict[str, Any] | None:
     frame = Frame((0.0, 1.0), (0.0, 1.0), width=360, height=220)
     points = [(each["confidence"], each["accuracy"]) for each in bins]
     return frame.drawn([Line(points, dotted=True), Line([(0.0, 0.0), (1.0, 1.0)])])
+
+
+def _coloured(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an input's tokens with how strongly each is shown: -1 against the answer to 1 for it."""
+    most = max((abs(each) for each in found["gradients"]), default=0.0) or 1.0
+    attended = max(found["attention"], default=0.0) or 1.0
+    attention = found["attention"] or [0.0] * len(found["tokens"])
+    tokens = [
+        {
+            "text": text,
+            "colour": "0, 158, 115" if gradient > 0 else "213, 94, 0",
+            "strength": round(abs(gradient) / most, 3),
+            "line": round(share / attended, 3),
+            "title": f"{gradient:+.3f}",
+        }
+        for text, gradient, share in zip(found["tokens"], found["gradients"], attention, strict=True)
+    ]
+    return {"answer": found["answer"], "tokens": tokens}
 
 
 def _readable(error: Mapping[str, Any]) -> dict[str, Any]:

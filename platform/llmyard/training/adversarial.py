@@ -6,13 +6,14 @@ disturb each other. Losses of disturbed texts are added to those of the texts th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from llmyard.models.growing import token_embeddings
 from llmyard.training.methods import Adversarial, Fgm
 
 
@@ -25,7 +26,7 @@ class Adversary:
     """
 
     def __init__(self, model: Any, config: Adversarial) -> None:
-        self._layer = model.get_input_embeddings()
+        self._layers = token_embeddings(model)
         self._config = config
 
     def backward(self, loss_of: Callable[[], Tensor], scale: float) -> Tensor:
@@ -72,21 +73,25 @@ class Adversary:
             output.retain_grad()
             seen.append(output)
 
-        handle = self._layer.register_forward_hook(note)
-        try:
+        with _hooked(self._layers, note):
             yield seen
-        finally:
-            handle.remove()
 
     @contextmanager
     def _disturbed(self, moved: list[Tensor]) -> Iterator[list[Tensor]]:
         """Adds to what the embedding layer gives, in the order of its calls; yields what was added."""
         added = [each.detach().requires_grad_() for each in moved]
         turn = iter(added)
-        handle = self._layer.register_forward_hook(lambda module, inputs, output: output + next(turn))
-        try:
+        with _hooked(self._layers, lambda module, inputs, output: output + next(turn)):
             yield added
-        finally:
+
+
+@contextmanager
+def _hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Tensor], Tensor | None]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llmyard.models.config import Bert, EncoderDecoder, Gpt2
+from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2
 from llmyard.models.families import ClassHead, build, build_labeller
 from llmyard.training.adversarial import Adversary
 from llmyard.training.methods import Fgm, Pgd
@@ -77,15 +77,16 @@ def test_several_steps_stay_within_the_ball() -> None:
 
 
 @pytest.mark.parametrize("config", [Fgm(), Pgd()])
-@pytest.mark.parametrize("family", ["gpt2", "transformer", "bert"])
+@pytest.mark.parametrize("family", ["gpt2", "transformer", "t5", "bert"])
 def test_real_models_are_disturbed(family: str, config: Any) -> None:
     torch.manual_seed(0)
     ids = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 3]])
     if family == "gpt2":
         model: Any = build(Gpt2(layers=1, hidden_size=16, heads=2), vocab_size=20, pad_id=0, end_id=1, max_tokens=8)
         loss_of = lambda: model(input_ids=ids).logits.logsumexp(-1).sum()  # noqa: E731
-    elif family == "transformer":
-        shape = EncoderDecoder(encoder_layers=1, decoder_layers=1, hidden_size=16, heads=2, feed_forward_size=16)
+    elif family in ("transformer", "t5"):
+        both: Any = EncoderDecoder if family == "transformer" else T5
+        shape = both(encoder_layers=1, decoder_layers=1, hidden_size=16, heads=2, feed_forward_size=16)
         model = build(shape, vocab_size=20, pad_id=0, end_id=1, max_tokens=8)
         loss_of = lambda: model(input_ids=ids, decoder_input_ids=ids).logits.logsumexp(-1).sum()  # noqa: E731
     else:
