@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -100,13 +100,16 @@ class LossWorker:
         shards = ShardSet.of(self.shards, unit["split"])
         objectives = objectives_of(self.trained.objective)
         counting = self._counting() if objectives[0].kind in COUNTABLE else None
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         with torch.inference_mode():
             for number, objective in enumerate(objectives):
                 stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
                 found = self._summed(stream, objective.kind, unit, counts, counting)
                 # The first one's figures have no other name: most runs have one objective.
-                sums.update({f"{name}{f':{objective.kind}' if number else ''}": each for name, each in found.items()})
+                suffix = f":{objective.kind}" if number else ""
+                for name, value in found.items():
+                    figure, count, _ = name.partition("/count")
+                    sums[f"{figure}{suffix}{count}"] += value
         return dict(sums)
 
     def _summed(self, stream: Stream, kind: str, unit: dict[str, Any], counts: Any, counting: Any) -> dict[str, float]:
