@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from llmyard.core.config import Config, Inert
 from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import ModelChoice, learns_positions
-from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples
+from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples, unfit
 from llmyard.stages.evaluate_config import Evaluate
 from llmyard.stages.naming import HUB, INIT, Init, Stage
 from llmyard.tasks.config import LABELLERS, Task
@@ -197,6 +197,10 @@ class Finetune(Stage, Training):
             raise ValueError(f"method prompt_tuning trains rows of a matrix: it needs adamw, not {self.optimizer.kind}")
         if kind in ("lora", "prompt_tuning") and self.ema_decay is not None:
             raise ValueError(f"`ema_decay` does not go with method {kind}")
+        for data, task in ((self.data, self.task), *((each.data, each.task) for each in self.also)):
+            why = unfit(data, task.kind)
+            if why is not None:
+                raise ValueError(why)
         kinds = [self.task.kind, *(each.task.kind for each in self.also)]
         if len({*kinds}) < len(kinds):
             raise ValueError("`also` names a task twice: give one of a kind, with all its data")

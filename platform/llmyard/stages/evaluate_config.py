@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from llmyard.core.config import Config, Inert
-from llmyard.sources.config import ExampleSource
+from llmyard.sources.config import ExampleSource, unfit
 from llmyard.stages.naming import Stage
 from llmyard.tasks.config import Task
 
@@ -73,6 +73,8 @@ class Evaluate(Stage):
     def _asks_what_is_there(self) -> Self:
         if self.task is not None and self.data is None:
             raise ValueError("`task` needs `data`: the examples to be asked")
+        if self.task is not None and self.data is not None and (why := unfit(self.data, self.task.kind)):
+            raise ValueError(why)
         if self.task is None and self.shots:
             raise ValueError("`shots` goes with `task`: a tuned model is asked as it was taught")
         return self

@@ -15,7 +15,7 @@ from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sources.examples import plan_examples
 from llmyard.stages import answering, evaluate
-from llmyard.stages.config import Evaluate, Finetune
+from llmyard.stages.config import Evaluate, Finetune, job_adapter
 
 PAIR = {"source_language": "en", "target_language": "zh", "target": "你好。"}
 
@@ -105,3 +105,12 @@ def test_an_alias_that_mlflow_refuses_is_refused_in_the_job(alias: str) -> None:
 def test_good_names_are_taken() -> None:
     for name, alias in (("smallworld-triples", "champion"), ("翻译 模型_2", "冠军"), ("a.b", "v1-rc")):
         Evaluate.model_validate({"output": "r", "checkpoint": "c", "register_as": {"name": name, "alias": alias}})
+
+
+def test_data_of_another_task_are_refused_before_anything_is_read() -> None:
+    data = {"kind": "records", "format": "squad", "train": "/nowhere.json"}
+    with pytest.raises(ValidationError, match="format squad holds examples of question_answering, not of translation"):
+        translation(data)
+    asked = {"kind": "evaluate", "output": "r", "checkpoint": "c", "task": {"kind": "summarization"}}
+    with pytest.raises(ValidationError, match="kind parallel holds examples of translation"):
+        job_adapter().validate_python({**asked, "data": {"kind": "parallel", "paths": ["x.tsv"]}})
