@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
+from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, scored
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.examples import ExampleUnit, plan_examples
@@ -24,6 +25,8 @@ from llmyard.tasks.config import AnyTask
 from llmyard.tasks.config import Task as TaskConfig
 from llmyard.tasks.few_shot import FewShot
 from llmyard.tasks.task import Record, Task
+from llmyard.text.config import Toxicity
+from llmyard.text.disturbances import Disturbance
 
 WHOLE = 1 << 62
 _ATTRIBUTIONS = "attributions-{}.json"
@@ -85,11 +88,12 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
             config.batch_size,
             control,
             config.attributions,
+            config.disturb,
         )
         for _ in map_with(rows, Predictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
-    score = Scorer(asked_of, draft.storage, draft.folder)
+    score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity)
     found = {}
     for row in map_units([{"split": split} for split in config.splits], score):
         found[row["split"]] = row["scored"]
@@ -216,20 +220,25 @@ class Predictor:
         batch_size: int,
         control: Mapping[str, Any],
         attributions: int,
+        disturb: Disturbance | None,
     ) -> None:
         from llmyard.generation.model import engine_of, labels_of
 
         self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
         self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
         self.batch_size, self.control, self.attributions = batch_size, control, attributions
+        self.disturb = disturb
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.generation.answers import answers_of
+        from llmyard.tasks.disturbing import perturbed
 
         path = f"{self.folder}/{_part(row)}"
         if self.storage.read(path) is None:
             task = self.task
             records = self.asked.records(row, task)[: row["share"]]
+            if self.disturb is not None:
+                records = list(perturbed(records, task.name, self.disturb))
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
             cases = [case for record in halves[row["half"]] for case in task.cases(record)]
@@ -253,8 +262,10 @@ class Predictor:
 class Scorer:
     """Scores one split's answers, and its baseline's; against those of another model, where there is one."""
 
-    def __init__(self, asked: Mapping[str, Asked], storage: Storage, folder: str) -> None:
-        self.asked, self.storage, self.folder = asked, storage, folder
+    def __init__(
+        self, asked: Mapping[str, Asked], storage: Storage, folder: str, toxicity: Toxicity | None = None
+    ) -> None:
+        self.asked, self.storage, self.folder, self.toxicity = asked, storage, folder, toxicity
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         split, asked = row["split"], self.asked[""]
@@ -263,6 +274,10 @@ class Scorer:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
         task = asked.task()
         found = scored(task, answered, asked.training(task))
+        if self.toxicity is not None and task.output == "text":
+            harm = toxicity([str(each.answer) for each in answered], self.toxicity)
+            found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
+            found["intervals"] |= {f"toxic_{name}": [each.share.low, each.share.high] for name, each in harm.items()}
         if "other" in self.asked:
             found |= against(task, answered, self.asked["other"].task(), self._answered(split, "other"))
         found["attributions"] = json.loads(

@@ -15,6 +15,7 @@ from llmyard.stages.evaluate_config import Evaluate
 from llmyard.stages.naming import HUB, INIT, Init, Stage
 from llmyard.tasks.config import LABELLERS, Task
 from llmyard.text.config import Cleaning
+from llmyard.text.disturbances import Disturbance
 from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice
 from llmyard.training.config import FAMILIES, CausalLm, Objective, Training, objectives_of
 from llmyard.training.methods import Adversarial, Fgm, Frozen, Full, Lora, Method, Pgd, PromptTuning
@@ -121,6 +122,13 @@ class Distillation(Config):
     temperature: float = Field(2.0, gt=0, description="Divides the logits of both, so that unlikely tokens count.")
 
 
+class Augmentation(Config):
+    """Copies of the training examples, disturbed where the answer stays right."""
+
+    copies: int = Field(1, ge=1, le=16, description="Of each example; one that nothing changes is not copied.")
+    disturb: Disturbance = Field(description="What is changed, and how much of it.")
+
+
 class AnotherTask(Config):
     """A task that is learned beside another."""
 
@@ -148,6 +156,7 @@ class Finetune(Stage, Training):
         "refuse", description="What to do with training examples that ask what a held-out one asks."
     )
     method: Method = Field(Full(), description="Which weights are trained.")
+    augment: Augmentation | None = Field(None, description="Learn from disturbed copies of the training examples too.")
     distillation: Distillation | None = Field(None, description="Learn a larger model's probabilities too.")
     adversarial: Adversarial | None = Field(
         None, description="Train on disturbed embeddings too, against over-fitting."

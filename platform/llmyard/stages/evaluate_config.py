@@ -11,6 +11,8 @@ from llmyard.core.config import Config, Inert
 from llmyard.sources.config import ExampleSource, unfit
 from llmyard.stages.naming import Stage
 from llmyard.tasks.config import Task
+from llmyard.text.config import Toxicity
+from llmyard.text.disturbances import Disturbance
 
 
 def _model_name(value: str) -> str:
@@ -57,6 +59,10 @@ class Evaluate(Stage):
     compare_to: str | None = Field(
         None, description="Name of another checkpoint for the same task: it answers the same examples."
     )
+    disturb: Disturbance | None = Field(
+        None, description="Disturb what is asked (typos, homophones, order, width ...): how far the metric falls."
+    )
+    toxicity: Toxicity | None = Field(None, description="How often what it writes holds words of these lists.")
     control: Control = Field(Control(), description="What written answers are held to.")
     splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data.")
     limit: int | None = Field(None, ge=1, description="At most so many examples a split.")

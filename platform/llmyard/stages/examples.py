@@ -66,6 +66,7 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
     print_ = fingerprint(
         data=config.data.decisive(),
         leaks=config.leaks,
+        augment=None if config.augment is None else config.augment.decisive(),
         task=config.task.decisive(),
         form=form_of(family),
         before=[prompt_tokens(config), bool(config.also)],
@@ -215,6 +216,7 @@ class Encode:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.sources.leaks import input_key
+        from llmyard.tasks.disturbing import augmented
         from llmyard.tokens.shards import ShardWriter, token_dtype
         from llmyard.tokens.tokenizer import Tokenizer
 
@@ -226,6 +228,8 @@ class Encode:
             keys = [input_key(record).hex() for record in records]
             leaked = [key for key in keys if key in self.held_out]
             records = [record for record, key in zip(records, keys, strict=True) if key not in self.held_out]
+        if row["split"] == "train" and (augment := self.config.augment) is not None:
+            records = list(augmented(records, self.config.task.kind, augment.disturb, augment.copies))
         tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
         encoded = task.encode(records, tokenizer, self.labels)
         counts = {
