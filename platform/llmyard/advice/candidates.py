@@ -136,8 +136,8 @@ def _tuning_work(
 
 
 def disturbed(question: Question, method: str) -> bool:
-    """Returns whether training on disturbed embeddings is worth its double time."""
-    return examples_of(question) < rules().adversarial_upto and method in ("full", "frozen")
+    """Returns whether training on disturbed embeddings, which must be trained too, is worth its double time."""
+    return examples_of(question) < rules().adversarial_upto and method == "full"
 
 
 def _own(family: str, start: Start, question: Question) -> Candidate:

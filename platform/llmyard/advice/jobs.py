@@ -84,7 +84,11 @@ def _before(candidate: Candidate, question: Question, name: str, examples: Block
     tokenizer: Block = {"kind": "bpe", "vocab_size": candidate.shape.vocab_size}
     if candidate.labels and "zh" in question.languages:
         tokenizer["split_han"] = True
-    stages: list[Block] = [{"kind": "prepare", "output": f"{name}-texts", "sources": [texts], "tokenizer": tokenizer}]
+    prepare: Block = {"kind": "prepare", "output": f"{name}-texts", "sources": [texts]}
+    if texts["kind"] == "task_texts":  # the quality rules are for web pages: they would drop short examples
+        prepare["clean"] = ["normalize"]
+    prepare["tokenizer"] = tokenizer
+    stages = [prepare]
     if candidate.before is not None:
         base: Block = {"kind": "pretrain", "output": f"{name}-base", "shards": f"{name}-texts"}
         base |= {"model": candidate.written, "objective": dict(rules().objectives[candidate.family])}
@@ -199,8 +203,12 @@ def header_of(
 
 
 def text_of_job(job: Block, header: Sequence[str]) -> str:
-    """Returns a job as the text of a YAML file."""
+    """Returns a job as the text of a YAML file; examples that stand in two stages are written once, as ``&data``."""
     import yaml
 
-    body = yaml.safe_dump(job, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    return "".join(f"# {line}\n" for line in header) + body
+    class Dumper(yaml.SafeDumper):
+        def generate_anchor(self, node: Any) -> str:
+            return "data"
+
+    body = yaml.dump(job, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return "".join(f"# {line}\n" for line in header) + str(body)

@@ -152,7 +152,7 @@ def trained_parameters(shape: Shape, way: Way) -> int:
             return shape.embedding
         case "frozen":
             inner = shape.parameters - shape.embedding
-            return inner - inner * way.frozen_layers // max(1, layers_of(shape.config)) + rows
+            return inner - inner * way.frozen_layers // max(1, layers_of(shape.config))
         case _:
             return shape.parameters
 
