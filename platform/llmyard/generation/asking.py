@@ -73,7 +73,7 @@ async def ask(model: Model, text: str, target: str | None = None, context: str |
             return Reply((await model.predict({"text": text})).label)
         case "relation_classification":
             return Reply((await model.predict(marked_record(text))).label)
-        case "dialogue" | "instruction":
+        case "dialogue" | "instruction" | "preference":
             prompt = model.chat_prompt([{"role": "user", "content": text}])
             said, finish, _ = await whole(model.answer(prompt, model.decoding))
         case "translation":

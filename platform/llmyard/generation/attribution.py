@@ -39,7 +39,9 @@ class Attribution:
     answer: str
 
 
-def integrated_gradients(layers: Sequence[nn.Module], score_of: Callable[[], Tensor], steps: int = STEPS) -> Tensor:
+def integrated_gradients(
+    layers: Sequence[nn.Module], score_of: Callable[[], Tensor], steps: int = STEPS, places: int | None = None
+) -> Tensor:
     """Returns what each place of the first input did for a score (T): Sundararajan et al. 2017, equation 3.
 
     The path goes from embeddings of 0 to those of the input, and is cut in the middle of each of its steps.
@@ -48,6 +50,7 @@ def integrated_gradients(layers: Sequence[nn.Module], score_of: Callable[[], Ten
         layers: The embedding layers of the model; their first call is that of the input (1, T).
         score_of: Reads the input and returns the score, a number.
         steps: Of the path.
+        places: How many of the first places are the input; the rest stays as it is. None: all of them.
     """
     seen: list[Tensor] = []
 
@@ -60,7 +63,9 @@ def integrated_gradients(layers: Sequence[nn.Module], score_of: Callable[[], Ten
     whole = seen[0]
     total = torch.zeros_like(whole)
     for step in range(steps):
-        point = (whole * ((step + 0.5) / steps)).requires_grad_()
+        point = whole.clone()
+        point[:, :places] *= (step + 0.5) / steps
+        point.requires_grad_()
         total += torch.autograd.grad(_score_at(layers, point, score_of), point)[0]
     found: Tensor = (total / steps * whole).sum(-1)[0]
     return found
@@ -142,7 +147,7 @@ def _of_text(engine: TorchEngine, model: Any, task: Task, case: Record, decoding
     def score() -> Tensor:
         return logits().float().log_softmax(-1).gather(1, wanted[:, None]).sum()
 
-    found = integrated_gradients(token_embeddings(model), score)[: len(prompt)]
+    found = integrated_gradients(token_embeddings(model), score, places=len(prompt))[: len(prompt)]
     return _attribution(engine, prompt, found, (), said)
 
 

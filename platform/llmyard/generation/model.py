@@ -16,7 +16,6 @@ from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
 from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, Choice, Decoding, Record, Task
-from llmyard.tasks.writing import Writing
 from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -91,7 +90,7 @@ class Model:
                 refusal.
         """
         assert self.task is not None
-        if isinstance(self.task, Writing):
+        if hasattr(self.task, "excess"):
             excess, room = self.task.excess(record, self.tokenizer)
             if excess > 0:
                 raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
@@ -124,7 +123,7 @@ class Model:
             raise Unsupported("there is no message of the user", 'send one with "role": "user"')
         if self.task is None:
             return self._completion_prompt(text)
-        if self.task.name in ("dialogue", "instruction"):
+        if self.task.name in ("dialogue", "instruction", "preference"):
             return self.prompt({"messages": list(messages)})
         if self.task.name == "summarization":
             return self._summary_prompt(text)

@@ -60,7 +60,8 @@ def _grown(old_RD: Tensor, growth: Growth, added: int, eos_id: Any) -> Tensor:
         new[torch.diff(starts, append=torch.tensor([len(spelling)])) == 0] = mean_D
     if growth.new_end is not None and isinstance(eos_id, int) and 0 <= eos_id < growth.before:
         new[growth.new_end - growth.before] = known[eos_id]  # what ended a text so far
-    return torch.cat([known, new, behind, mean_D + spread_D * torch.randn(added, len(mean_D))])
+    drawn = mean_D + spread_D * torch.randn(added, len(mean_D), dtype=known.dtype)
+    return torch.cat([known, new, behind, drawn])
 
 
 def replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:

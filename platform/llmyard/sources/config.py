@@ -227,11 +227,16 @@ class HubExamples(_Dealt):
 ExampleSource = Annotated[SmallWorldExamples | ParallelText | Records | HubExamples, Field(discriminator="kind")]
 
 
+SMALLWORLD_TASKS = ("translation", "summarization", "question_answering", "knowledge_graph", "dialogue")
+
+
 def unfit(source: ExampleSource, task: str) -> str | None:
     """Returns why a source holds no examples of a task; None where it may."""
     tasks = FORMAT_TASKS.get(getattr(source, "format", ""))
     if tasks is not None and task not in tasks:
         return f"format {getattr(source, 'format', '')} holds examples of {' and '.join(tasks)}, not of {task}"
+    if isinstance(source, SmallWorldExamples) and task not in SMALLWORLD_TASKS:
+        return f"kind smallworld holds examples of {', '.join(SMALLWORLD_TASKS)}, not of {task}: give `data`"
     if isinstance(source, ParallelText) and task != "translation":
         return f"kind parallel holds examples of translation, not of {task}"
     return None

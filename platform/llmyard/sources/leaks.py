@@ -58,7 +58,7 @@ def input_of(record: Record) -> str:
     turns = record.get("messages")
     if isinstance(turns, list):
         replies = [at for at, turn in enumerate(turns) if isinstance(turn, dict) and turn.get("role") == "assistant"]
-        before = turns[: replies[-1]] if replies else turns
+        before = turns[: replies[-1]] if replies and replies[-1] == len(turns) - 1 else turns
         return "\n".join(str(turn.get("content")) for turn in before if isinstance(turn, dict))
     entities = [record[end].get("text") for end in ("subject", "object") if isinstance(record.get(end), dict)]
     fields = ("query", "question", "text", "text_pair", "context", "source")

@@ -15,6 +15,7 @@ from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, scored
+from llmyard.models.written import shape_of
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.examples import ExampleUnit, plan_examples
 from llmyard.stages.config import Evaluate, Finetune
@@ -34,11 +35,19 @@ _TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
 DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
 
 
+def family_of(checkpoint: Artifact) -> str:
+    """Returns the family of a checkpoint's model; older records do not name it."""
+    named = checkpoint.details.get("family") or shape_of(checkpoint.local("config.json")).family
+    return str(named).removeprefix("llmyard_")
+
+
 def check_askable(config: Evaluate, checkpoint: Artifact) -> None:
     """Raises RequestError for a checkpoint that cannot be asked a task: it was not taught it, nor reads plain text."""
     if _taught(checkpoint, config) is not None:
         return
-    family = str(checkpoint.details.get("family", ""))
+    family = family_of(checkpoint)
+    if config.task is not None and config.task.kind in ("dialogue", "instruction", "preference"):
+        raise RequestError(f"{config.task.kind} is not asked in plain text", "fine-tune the model for it")
     if form_of(family) != "decoder" or family == "transformer_xl":
         raise RequestError(
             f"{checkpoint.reference} is of family {family or 'unknown'!r}: plain text is answered by models that go on "
@@ -79,6 +88,8 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     done = 0
     control = config.control.model_dump()
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
+    for each in asked_of.values():
+        each.data = asked.data  # the same questions to all
     for name, model in {"": checkpoint, **others}.items():
         arguments = (
             model,
@@ -134,7 +145,7 @@ class Asked:
     def of(cls, checkpoint: Artifact, config: Evaluate) -> Asked:
         """Returns what a checkpoint is asked in an evaluation."""
         details = checkpoint.details
-        family = str(details["family"])
+        family = family_of(checkpoint)
         taught = _taught(checkpoint, config)
         if taught is not None:
             return taught
@@ -174,7 +185,7 @@ def _taught(checkpoint: Artifact, config: Evaluate) -> Asked | None:
     for each in [*taught, *details.get("also", ())]:
         if (each["task_config"] or {}).get("kind") == config.task.kind:
             task = _TASK.validate_python(each["task_config"])
-            return Asked(task, config.data, str(details["family"]), each["prompt_ids"])
+            return Asked(task, config.data, family_of(checkpoint), each["prompt_ids"])
     return None
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmyard.stages.config import Finetune, Pretrain, longest_of, prompt_tokens
 from llmyard.tokens.tokenizer import FILE, Tokenizer
+from llmyard.training.methods import Lora, PromptTuning
 
 if TYPE_CHECKING:
     from llmyard.models.families import Heads
@@ -52,6 +53,8 @@ def _continued(job: TrainJob, tokenizer: Tokenizer, base: Any) -> Any:
     from llmyard.training.adapting import adapt
 
     assert job.base is not None
+    if not isinstance(job.config.tuning, (Lora, PromptTuning)):
+        base = base.float()  # what is trained stays in float32; a base that is not may be kept as it was stored
     there = growth(Vocabulary.load(job.base.local(FILE)), Vocabulary(tokenizer.to_json()))
     known = there.before if there.after > there.before else len(base.get_input_embeddings().weight)
     extra = extra_ids(job.config) if isinstance(job.config, Pretrain) else prompt_tokens(job.config)

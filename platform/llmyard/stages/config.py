@@ -202,6 +202,8 @@ class Finetune(Stage, Training):
                 raise ValueError(f"method {kind} keeps weights of a base: name one as `init`")
             if not self.parallel.is_plain:
                 raise ValueError(f"method {kind} needs whole models: no `parallel.shard` or `parallel.tensor`")
+        if kind == "prompt_tuning" and self.model is not None and self.model.family in LABELLERS:
+            raise ValueError("method prompt_tuning is for models that write")
         if kind == "prompt_tuning" and self.optimizer.kind != "adamw":
             raise ValueError(f"method prompt_tuning trains rows of a matrix: it needs adamw, not {self.optimizer.kind}")
         if kind in ("lora", "prompt_tuning") and self.ema_decay is not None:

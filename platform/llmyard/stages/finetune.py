@@ -14,6 +14,8 @@ from llmyard.stages.stage import Made, Making
 from llmyard.stages.training import TrainJob, is_apart, run_training
 from llmyard.tasks.catalogue import form_of
 from llmyard.tasks.config import LABELLERS
+from llmyard.tasks.question_answering import QUESTION_END
+from llmyard.tokens.tokenizer import FILE
 
 REVISION = 3
 
@@ -41,6 +43,10 @@ def _check_teacher(config: Finetune, teacher: Artifact, tokenizer: Artifact, fam
             f"writes otherwise than a {family} for {config.task.kind}",
             "name a teacher that was tuned for the same task and reads and writes alike",
         )
+    if teacher.details.get("prompt_ids"):
+        raise RequestError(
+            f"{teacher.reference} was taught several tasks behind their names", "name a teacher of this task alone"
+        )
     if teacher.details.get("adapter_of"):
         raise RequestError(f"{teacher.reference} is an adapter", "train the teacher with `merge: true`")
 
@@ -59,6 +65,10 @@ def _check_base(config: Finetune, base: Artifact) -> None:
             f"{base.reference} is an adapter of {base.details['adapter_of']}, not a whole model",
             "train it with `method: {kind: lora, merge: true}`, or begin with its base",
         )
+    if family in LABELLERS and config.method.kind == "prompt_tuning":
+        raise RequestError(f"{base.reference} labels: prompt_tuning is for models that write", "use lora or frozen")
+    if family in LABELLERS and config.samples is not None:
+        raise RequestError(f"{base.reference} labels, it writes nothing: no `samples`", "leave `samples` out")
     longest = longest_of(config, family)
     positions = int(base.details.get("sequence_length", longest))
     if family not in ("transformer", "t5") and positions < longest:
@@ -72,6 +82,33 @@ def _check_base(config: Finetune, base: Artifact) -> None:
             f"{base.reference} has the heads of {learned}, not of {kind}",
             "go on from the pretrained encoder, or from a checkpoint of the same task",
         )
+
+
+def _check_question_end(config: Finetune, tokenizer: Artifact, family: str) -> None:
+    """Raises RequestError for a tokenizer that drops line feeds, by which an encoder finds where the question ends."""
+    from llmyard.tokens.tokenizer import Tokenizer
+
+    if family not in LABELLERS or config.task.kind != "question_answering":
+        return
+    if not Tokenizer.load(tokenizer.local(FILE)).encode(QUESTION_END):
+        raise RequestError(
+            f"{tokenizer.reference} drops line feeds, which end the question for an encoder",
+            "use a tokenizer that llmyard trained (bpe), or a model that writes",
+        )
+
+
+def _check_labels(labels: Mapping[str, list[str]], known: Artifact | None, family: str) -> None:
+    """Raises RequestError where a base or a teacher labels with other names: its first would be taken for ours."""
+    if known is None or family not in LABELLERS or known.config.get("kind") != "finetune":
+        return
+    for kind in ("classes", "entity_types", "relations"):
+        ours, theirs = labels.get(kind, []), list(known.details.get(kind, []))
+        if ours != theirs:
+            raise RequestError(
+                f"{known.reference} knows {len(theirs)} {kind} ({', '.join(theirs[:5])}), the data have {len(ours)} "
+                f"({', '.join(ours[:5])})",
+                "begin with the pretrained encoder, or give data with the same names",
+            )
 
 
 def _family(config: Finetune, base: Artifact | None) -> str:
@@ -94,8 +131,11 @@ def make(config: Finetune, making: Making) -> Made:
     base = making.parents.get("base")
     family = _family(config, base)
     parts = parts_of(config)
+    _check_question_end(config, making.parents["tokenizer"], family)
     data, *others = (encode_examples(each, making, family) for each in parts)
     labels = data.details["labels"]
+    for known in (base, making.parents.get("teacher")):
+        _check_labels(labels, known, family)
     job = TrainJob(
         config=config,
         storage=draft.storage,

@@ -25,7 +25,18 @@ IMPORTABLE = ("checkpoint", "tokenizer", "shards", "records")
 # Formats that can run code when they are loaded.
 _UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".joblib")
 # Of a checkpoint that llmyard made: what serving and going on from it read in its record.
-_KEPT = ("task", "task_config", "sequence_length", "label_smoothing", "entity_types", "relations", "classes", "parts")
+_KEPT = (
+    "task",
+    "task_config",
+    "sequence_length",
+    "label_smoothing",
+    "entity_types",
+    "relations",
+    "classes",
+    "parts",
+    "prompt_ids",
+    "also",
+)
 
 
 @dataclass(frozen=True)

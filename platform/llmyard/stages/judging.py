@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,14 @@ class Judge:
         job: Whose model it is.
         tokenizer: Of the model.
         peers: All workers.
+        beat: Called after each batch: answering may take long.
     """
 
-    def __init__(self, job: TrainJob, tokenizer: Tokenizer, peers: Peers) -> None:
+    def __init__(self, job: TrainJob, tokenizer: Tokenizer, peers: Peers, beat: Callable[[], None]) -> None:
         config = job.config
         assert isinstance(config, Finetune)
         assert config.metric_examples is not None
-        self._tokenizer, self._peers, self._labels = tokenizer, peers, job.labels
+        self._tokenizer, self._peers, self._labels, self._beat = tokenizer, peers, job.labels, beat
         self._task = task_of(config.task, job.family, prompt_ids(config, job.tokenizer))
         records = (
             record
@@ -49,9 +51,12 @@ class Judge:
 
         model.eval()
         own = self._cases[self._peers.rank :: self._peers.world]
-        engine = TorchEngine(model, self._tokenizer)
+        engine = TorchEngine(model, self._tokenizer, device=str(next(model.parameters()).device))
         try:
-            answers = answers_of(engine, self._task, own, BATCH, self._labels)
+            answers = []
+            for at in range(0, len(own), BATCH):
+                answers += answers_of(engine, self._task, own[at : at + BATCH], BATCH, self._labels)
+                self._beat()
         finally:
             engine.close()
         everyone = self._peers.gather(answers)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmyard.core.seeds import mix
 from llmyard.stages.config import Pretrain
+from llmyard.tasks.catalogue import form_of
 from llmyard.training.config import objectives_of
 
 if TYPE_CHECKING:
@@ -152,4 +153,4 @@ def _apart(stream: Stream, count: int) -> list[Any]:
 
 def _example(example: Any, job: TrainJob) -> Prompt:
     ids = example.tokens[: example.target_start].tolist()
-    return Prompt(ids, ids[-1] if job.family == "transformer" else None)
+    return Prompt(ids, ids[-1] if form_of(job.family) == "encoder_decoder" else None)

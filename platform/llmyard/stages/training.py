@@ -175,7 +175,7 @@ def work(config: Mapping[str, Any]) -> None:
         judged = validation_streams(job, tokenizer, companion)
         judge = None
         if isinstance(stage, Finetune) and stage.metric_examples is not None:
-            judge = Judge(job, tokenizer, peers)
+            judge = Judge(job, tokenizer, peers, observer.beat)
 
         def evaluate(step: int, whole: Layout = layout) -> dict[str, float]:
             figures: dict[str, float] = {}

@@ -87,7 +87,9 @@ class RelationClassification(Config):
 
     families: ClassVar = LABELLERS + WRITERS
     kind: Literal["relation_classification"] = "relation_classification"
-    max_tokens: int = Field(128, ge=8, description="Of the text; longer ones are left out.")
+    max_tokens: int = Field(
+        128, ge=8, description="Of the text; a longer one loses its end, and is left out where an entity stands there."
+    )
     excluded: tuple[str, ...] = Field((), description="Labels that say there is no relation: F1 is of the others.")
     directed: bool = Field(
         False, description="Labels are `Name(e1,e2)` or `Name(e2,e1)`: macro F1 as SemEval-2010 task 8 has it."

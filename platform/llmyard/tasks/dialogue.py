@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from llmyard.tasks.task import BadExample, Decoding, EncodedExample, Form, Label
 from llmyard.text.script import language_by_script
 from llmyard.tokens.tokenizer import ASSISTANT, SEPARATOR, SYSTEM, USER, Tokenizer
 
+_PARTS = re.compile(r";(?=[^;=]*=)|;\s*$")  # a value may hold a semicolon: the next part has a sign of equality
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": SYSTEM, "function": SYSTEM}
 
 
@@ -69,7 +71,7 @@ class _Conversation:
         """Returns the ids of the turns and of what makes the model answer."""
         turns = [_turn(each, tokenizer) for each in record["messages"]]
         is_led = bool(turns) and record["messages"][0]["role"] == "system"
-        lead, rest = (turns[0], turns[1:]) if is_led else ([], turns)
+        lead, rest = (turns[0][: self._source // 2], turns[1:]) if is_led else ([], turns)
         room = self._source - 1 - len(lead)
         while len(rest) > 1 and sum(map(len, rest)) > room:
             rest = rest[1:]
@@ -232,7 +234,7 @@ class States(_Conversation):
 
     def prediction(self, record: Record, answer: Any) -> dict[str, str]:
         """Returns the slots that a text gives values; what is no ``slot=value`` is passed over."""
-        pairs = [part.partition("=") for part in str(answer).split(";")]
+        pairs = [part.partition("=") for part in _PARTS.split(str(answer))]
         return {slot.strip(): value.strip() for slot, sign, value in pairs if sign and slot.strip() and value.strip()}
 
     def measures(self, predictions: Sequence[Mapping[str, str]], records: Sequence[Record]) -> dict[str, Measure]:

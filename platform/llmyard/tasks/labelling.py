@@ -48,8 +48,12 @@ class Labelling(Writing):
         return {"classes": sorted({self.label(record) for record in records}), "parts": sorted(parts)}
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
-        """Returns the one text that is read."""
-        return [self.marked(record)]
+        """Returns the one text that is read, cut where it was in training."""
+        marked = self.marked(record)
+        (encoded,) = tokenizer.encode_with_spans([marked.text])
+        if len(encoded.ids) <= self._tokens:
+            return [marked]
+        return [Marked(marked.text[: encoded.spans[self._tokens - 1][1]], marked.spans)]
 
     def encode(
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels

@@ -11,7 +11,7 @@ from typing import Any
 from llmyard.metrics.measure import Measure, mean
 from llmyard.tasks.config import Preference
 from llmyard.tasks.dialogue import Replies
-from llmyard.tasks.task import EncodedExample, Form, Labels, Record, need
+from llmyard.tasks.task import BadExample, EncodedExample, Form, Labels, Record, need
 from llmyard.tokens.tokenizer import Tokenizer
 
 
@@ -29,7 +29,8 @@ class PreferenceTask(Replies):
     def check(self, record: Record) -> Record:
         """Returns the record if both replies are there and differ."""
         super().check({"messages": [*need(record, "messages", list, self.name), _reply(record, "chosen", self.name)]})
-        need(record, "rejected", str, self.name)
+        if need(record, "rejected", str, self.name).strip() == record["chosen"].strip():
+            raise BadExample("both replies are the same", "leave the record out")
         return record
 
     def cases(self, record: Record) -> list[Record]:
@@ -58,7 +59,7 @@ class PreferenceTask(Replies):
         return [record["chosen"], record["rejected"]]
 
     def measures(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, Measure]:
-        """Returns how often the chosen reply is the likelier one."""
+        """Returns how often the chosen reply is the likelier one, by the mean of its tokens."""
         pairs = zip(predictions, records, strict=True)
         return {"accuracy": mean([float(said == str(record["chosen"]).strip()) for said, record in pairs])}
 

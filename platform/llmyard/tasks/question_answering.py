@@ -119,6 +119,11 @@ class _Answers:
         return "commonest answer", commonest
 
 
+def _asked(record: Record) -> str:
+    """Returns the question in one line: the first line feed is its end."""
+    return " ".join(str(record["question"]).split())
+
+
 def _accepted(record: Record) -> list[str]:
     return [answer["text"] for answer in record["answers"]] or [""]
 
@@ -162,6 +167,7 @@ class ExtractedAnswers(_Answers):
         return [self._encode(record, tokenizer) for record in records]
 
     def _encode(self, record: Record, tokenizer: Tokenizer) -> list[EncodedExample] | None:
+        border = len(_asked(record)) + len(QUESTION_END)
         answer = next((each for each in record["answers"] if each.get("start") is not None), None)
         if record["answers"] and answer is None:
             return None
@@ -174,12 +180,13 @@ class ExtractedAnswers(_Answers):
             if answer is not None:
                 start = answer["start"] - shift
                 tokens = tokens_of(text, encoded, start, start + len(answer["text"]))
-                if tokens and start > len(record["question"]):
+                is_whole = border <= start and start + len(answer["text"]) <= len(text)
+                if tokens and is_whole:
                     is_found = True
                     tags[tokens[0]] = 1
                     for token in tokens[1:]:
                         tags[token] = 2
-                elif start + len(answer["text"]) > len(record["question"]) + 1 and start < len(text):
+                elif start + len(answer["text"]) > border and start < len(text):
                     continue  # a part of the answer stands here, or cuts a token: that there is none would be untrue
             examples.append(
                 EncodedExample(encoded.ids[: self._config.max_tokens], labels=tags[: self._config.max_tokens])
@@ -188,7 +195,7 @@ class ExtractedAnswers(_Answers):
 
     def _windows(self, record: Record, tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
         """Yields each window's text, and what to take from a place in the context to get the one in the text."""
-        question, context = record["question"], record["context"]
+        question, context = _asked(record), record["context"]
         (encoded,) = tokenizer.encode_with_spans([f"{question}{QUESTION_END}{context}"])
         border = len(question) + len(QUESTION_END)
         if len(encoded.ids) <= self._config.max_tokens:
@@ -199,6 +206,8 @@ class ExtractedAnswers(_Answers):
         step = max(1, room - min(self._config.overlap_tokens, room // 2))
         for at in range(0, max(1, len(spans) - room + step), step):
             low, high = spans[at][0] - border, spans[min(at + room, len(spans)) - 1][1] - border
+            while low < high and context[low].isspace():  # it would join the line feed in one token
+                low += 1
             yield f"{question}{QUESTION_END}{context[low:high]}", low - border
 
     def prediction(self, record: Record, answer: Any) -> str:

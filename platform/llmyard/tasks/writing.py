@@ -63,6 +63,9 @@ class Writing:
                 examples.append(None)
                 continue
             prompt = self._prompt(record, source, tokenizer)
+            if len(prompt) > self._source:  # what stands before the last part has no room
+                examples.append(None)
+                continue
             examples.append([EncodedExample([*prompt, *target, tokenizer.end_id], target_start=len(prompt))])
         return examples
 

@@ -41,6 +41,8 @@ def adapt(model: Any, method: Method, known_rows: int) -> None:
             return
         case Frozen():
             _freeze(model, method)
+            if method.embeddings:
+                _only_new_rows(model, known_rows)
         case Lora():
             _inject(model, method)
             _only_new_rows(model, known_rows)
@@ -213,7 +215,7 @@ def load_adapted(base: Path, folder: Path) -> Any:
             rows = weights.pop(f"rows/{name}", None)
             if rows is not None:
                 known = written_rows(folder) - len(rows)
-                replace(model, parameter, nn.Parameter(torch.cat([parameter[:known], rows])))
+                replace(model, parameter, nn.Parameter(torch.cat([parameter[:known], rows.to(parameter.dtype)])))
     model = like(model, folder)
     if isinstance(method, Lora):
         _inject(model, method)

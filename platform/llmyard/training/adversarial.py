@@ -69,9 +69,12 @@ class Adversary:
         """Gathers what the embedding layer gives, with its gradients after the backward pass."""
         seen: list[Tensor] = []
 
-        def note(module: Any, inputs: Any, output: Tensor) -> None:
+        def note(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            # Embeddings that are not trained need no gradients, what they give does.
+            output = output if output.requires_grad else output.detach().requires_grad_()
             output.retain_grad()
             seen.append(output)
+            return output
 
         with _hooked(self._layers, note):
             yield seen

@@ -77,7 +77,8 @@ def make_optimizers(
                 inner, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum,
                 adjust_lr_fn="match_rms_adamw",
             )  # fmt: skip
-            return Optimizers(muon, _adamw(_decayed(rest, config.weight_decay, scales), config))
+            others = [_adamw(_decayed(rest, config.weight_decay, scales), config)] if rest else []
+            return Optimizers(muon, *others)
         case Adafactor():
             groups = _decayed(named, config.weight_decay, scales)
             return Optimizers(

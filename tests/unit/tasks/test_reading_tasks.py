@@ -71,3 +71,29 @@ def test_entities_that_overlap_are_a_bad_record() -> None:
     ]
     with pytest.raises(BadExample, match="overlap at character 4"):
         TaggedGraph(KnowledgeGraph()).check({"text": "他是科拉镇长", "entities": entities, "triples": []})
+
+
+def test_windows_hold_whole_answers_or_teach_that_there_is_none(tokenizer: Tokenizer) -> None:
+    context = " ".join(f"Word {at} is here." for at in range(60))
+    for at in (0, 17, 31, 59):
+        text = f"Word {at} is"
+        answer = {"text": text, "start": context.index(text + " here")}
+        question = "Which\nword \u3000 is it? "
+        record = {"question": question, "context": context, "answers": [answer], "language": "en"}
+        task = ExtractedAnswers(QuestionAnswering(max_tokens=64, overlap_tokens=24))
+        (made,) = task.encode([task.check(record)], tokenizer, {})
+        assert made is not None
+        assert len(made) > 1
+        found = []
+        for example, marked in zip(made, task.inputs(record, tokenizer), strict=False):
+            assert len(example.ids) <= 64
+            tagged = [id_ for id_, tag in zip(example.ids, example.labels or [], strict=True) if tag]
+            found += [tokenizer.decode(tagged).strip()] if tagged else []
+            assert marked.text.count("\n") == 1
+        assert set(found) == {text}  # never a piece of it
+
+
+def test_a_prompt_without_room_for_its_first_part_is_left_out(tokenizer: Tokenizer) -> None:
+    task = SummarizationTask(Summarization(max_source_tokens=20, cut_sources=True))
+    record = {"language": "en", "text": "Short.", "summary": "Yes.", "query": "word " * 40}
+    assert task.encode([record], tokenizer, {}) == [None]

@@ -103,3 +103,14 @@ def test_real_models_are_disturbed(family: str, config: Any) -> None:
     assert any(not torch.allclose(one, other, rtol=1e-3) for one, other in zip(plain, disturbed, strict=True))
     assert all(torch.isfinite(each).all() for each in disturbed)
     assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_embeddings_that_are_frozen_are_disturbed_too() -> None:
+    model, plain = Small(), Small()
+    model.embed.requires_grad_(False)
+    Adversary(model, Fgm(size=0.3)).backward(lambda: model.loss(IDS), scale=1.0)
+    plain.loss(IDS).backward()
+    assert plain.read.weight.grad is not None
+    assert model.read.weight.grad is not None
+    assert model.embed.weight.grad is None
+    assert not torch.allclose(model.read.weight.grad, plain.read.weight.grad)
