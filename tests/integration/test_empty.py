@@ -114,7 +114,7 @@ def test_task_records_beyond_the_threshold_name_file_and_reason(
 ) -> None:
     corpus = lines(tmp_path / "a.jsonl", *({"text": GOOD + str(index)} for index in range(9)))
     pair = {"source_language": "en", "target_language": "zh", "source": "Hello.", "target": "你好。"}
-    good = lines(tmp_path / "good.jsonl", *[pair] * 9)
+    good = lines(tmp_path / "good.jsonl", *[{**pair, "source": "Good evening."}] * 9)
     bad = lines(tmp_path / "bad.jsonl", *[pair] * 9, {**pair, "target_language": "fr"}, {**pair, "source": ""}, "{")
     shape = {"encoder_layers": 1, "decoder_layers": 1, "hidden_size": 16, "heads": 2, "feed_forward_size": 16}
     finetune = {

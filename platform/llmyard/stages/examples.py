@@ -107,9 +107,9 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
             counts.update(result["counts"])
             bad += result["bad"]
             leaked.update(result["leaked"])
-        _refuse(config, counts, bad)
         if config.leaks == "refuse":
             _refuse_leaks(leaked, held_out)
+        _refuse(config, counts, bad)
         entries.append(draft.keep(shard_index.FILE, shard_index.to_parquet(shards)))
         return draft.commit(
             config={"task": config.task.model_dump(mode="json"), "data": config.data.model_dump(mode="json")},

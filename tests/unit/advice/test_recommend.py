@@ -145,6 +145,25 @@ def test_a_pretrained_encoder_labels_where_examples_are_few() -> None:
     assert best(examples=3000, languages=("zh", "en")).name == "google-bert/bert-base-multilingual-cased"
 
 
+def test_embeddings_are_disturbed_only_where_they_are_trained_and_examples_few() -> None:
+    def stage(**fields: Any) -> Any:
+        return next(each for each in best(**fields).job["stages"] if each["kind"] == "finetune")
+
+    assert stage(examples=3000)["adversarial"] == {"kind": "fgm"}
+    assert "adversarial" not in stage(examples=200)  # the lower half is frozen, embeddings too
+    assert "adversarial" not in stage(examples=50_000)
+
+
+def test_short_own_examples_are_not_cleaned_away_and_stand_in_the_file_once() -> None:
+    question = Question(task="classification", hardware=SMALL, offline=True)
+    found = recommend(question, "mine.jsonl")[0]
+    text = text_of_job(found.job, header_of(found.candidate, question, "mine.jsonl"))
+    assert found.job["stages"][0]["clean"] == ["normalize"]
+    assert text.count("mine.jsonl") == 1
+    assert "&data" in text
+    assert "*data" in text
+
+
 def test_the_time_there_is_decides_too() -> None:
     assert best(examples=3000, hours=0.5).candidate.start != "hub"
 
