@@ -16,6 +16,7 @@ from llmyard.models.text_classifier import TextClassifier
 from llmyard.models.text_encoder import TextEncoder
 from llmyard.tasks.labelling import parts_of
 from llmyard.tasks.task import Decoding, Record, Task
+from llmyard.training.adversarial import hooked
 
 STEPS = 24
 
@@ -86,12 +87,8 @@ def _first_call(layers: Sequence[nn.Module], change: Callable[[Tensor], Tensor])
         calls += 1
         return change(output) if calls == 1 else output
 
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
+    with hooked(layers, hook):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attributions_of(engine: TorchEngine, task: Task, cases: Sequence[Record], decoding: Decoding) -> list[Attribution]:

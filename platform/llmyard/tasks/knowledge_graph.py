@@ -9,6 +9,7 @@ from typing import Any
 
 from llmyard.metrics.measure import Measure, f1_of, mean, precision_of
 from llmyard.tasks.config import KnowledgeGraph
+from llmyard.tasks.tagging import Tagging
 from llmyard.tasks.task import (
     Annotation,
     BadExample,
@@ -130,11 +131,10 @@ def names_of(records: Sequence[Record]) -> dict[str, list[str]]:
     return {"entity_types": sorted(types), "relations": sorted(relations)}
 
 
-class TaggedGraph(_Graph):
+class TaggedGraph(_Graph, Tagging):
     """For a model that tags: every token gets a BIO tag; a relation holds between the first tokens of two mentions."""
 
     revision = 1
-    output: Output = "spans"
 
     def __init__(self, config: KnowledgeGraph) -> None:
         self._config = config
@@ -142,18 +142,6 @@ class TaggedGraph(_Graph):
     def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Returns ``entity_types`` and ``relations``."""
         return names_of(records)
-
-    def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
-        """Nothing is written."""
-        return []
-
-    def choices(self, record: Record) -> list[str] | None:
-        """Nothing is written."""
-        return None
-
-    def decoding(self, labels: Labels) -> Decoding:
-        """Nothing is written."""
-        return Decoding()
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
         """Returns the text; there is nothing around it."""

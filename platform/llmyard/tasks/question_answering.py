@@ -8,9 +8,9 @@ from typing import Any
 from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import QuestionAnswering
 from llmyard.tasks.knowledge_graph import OUTSIDE, tokens_of
+from llmyard.tasks.tagging import Tagging
 from llmyard.tasks.task import (
     BadExample,
-    Decoding,
     EncodedExample,
     Form,
     Labels,
@@ -128,14 +128,12 @@ def _accepted(record: Record) -> list[str]:
     return [answer["text"] for answer in record["answers"]] or [""]
 
 
-class ExtractedAnswers(_Answers):
+class ExtractedAnswers(_Answers, Tagging):
     """For a model that tags spans.
 
     It reads ``question`` newline ``context``; the tokens of the first answer are tagged. A longer context is read in
     windows that overlap; a window without the answer teaches that there may be none.
     """
-
-    output: Output = "spans"
 
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
@@ -143,18 +141,6 @@ class ExtractedAnswers(_Answers):
     def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
         """Returns the one type of span there is."""
         return {"entity_types": [ANSWER], "relations": []}
-
-    def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
-        """Nothing is written."""
-        return []
-
-    def choices(self, record: Record) -> list[str] | None:
-        """Nothing is written."""
-        return None
-
-    def decoding(self, labels: Labels) -> Decoding:
-        """Nothing is written."""
-        return Decoding()
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
         """Returns question and context, in several windows where they are long."""

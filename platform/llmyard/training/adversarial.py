@@ -76,7 +76,7 @@ class Adversary:
             seen.append(output)
             return output
 
-        with _hooked(self._layers, note):
+        with hooked(self._layers, note):
             yield seen
 
     @contextmanager
@@ -84,12 +84,13 @@ class Adversary:
         """Adds to what the embedding layer gives, in the order of its calls; yields what was added."""
         added = [each.detach().requires_grad_() for each in moved]
         turn = iter(added)
-        with _hooked(self._layers, lambda module, inputs, output: output + next(turn)):
+        with hooked(self._layers, lambda module, inputs, output: output + next(turn)):
             yield added
 
 
 @contextmanager
-def _hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Tensor], Tensor | None]) -> Iterator[None]:
+def hooked(layers: Sequence[nn.Module], hook: Callable[[Any, Any, Tensor], Tensor | None]) -> Iterator[None]:
+    """Hooks a function behind layers."""
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         yield

@@ -1,0 +1,24 @@
+"""What the tasks share that a model answers by tagging spans: it writes nothing."""
+
+from __future__ import annotations
+
+from llmyard.tasks.task import Decoding, Labels, Output, Record
+from llmyard.tokens.tokenizer import Tokenizer
+
+
+class Tagging:
+    """Answers what only a model that writes is asked."""
+
+    output: Output = "spans"
+
+    def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
+        """Nothing is written."""
+        return []
+
+    def choices(self, record: Record) -> list[str] | None:
+        """Nothing is written."""
+        return None
+
+    def decoding(self, labels: Labels) -> Decoding:
+        """Nothing is written."""
+        return Decoding()
