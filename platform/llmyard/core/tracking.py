@@ -155,8 +155,8 @@ class RunSummary:
 
 
 def metric_key(name: str) -> str:
-    """The name with what MLflow forbids replaced by `_`; letters of any script are fine."""
-    key = _FORBIDDEN_IN_KEY.sub("_", str(name))[:_KEY_LENGTH]
+    """The name with `p` for plus (`chrfpp`) and `_` for all else that MLflow forbids; letters of any script are fine."""
+    key = _FORBIDDEN_IN_KEY.sub("_", str(name).replace("+", "p"))[:_KEY_LENGTH]
     parts = [
         part for part in key.split("/") if part not in ("", ".", "..")
     ]  # MLflow refuses what looks like another path

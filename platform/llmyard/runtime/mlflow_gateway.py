@@ -346,10 +346,11 @@ class MlflowGateway:
         known = {each.key: each for each in self._connection.client().get_run(run_id).data._metric_objs}
         now = int(time.time() * 1000)
         lines = []
-        for key, value in metrics.items():
+        for name, value in metrics.items():
+            key = metric_key(name)
             last = known.get(key)
             if last is None or not (last.value == value or (math.isnan(last.value) and math.isnan(value))):
-                lines.append(Line(last.step + 1 if last else 0, now, {metric_key(key): float(value)}))
+                lines.append(Line(last.step + 1 if last else 0, now, {key: float(value)}))
         self.log_batch(run_id, lines)
 
     def _last_steps(self, run_id: str) -> dict[str, int]:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
+from llmyard.core.tracking import metric_key
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import splits_of
@@ -134,6 +135,8 @@ def _registration(config: Evaluate, checkpoint: Artifact, metrics: Mapping[str, 
         "run_id": checkpoint.details.get("mlflow_run") or None,
         "aliases": [config.register_as.alias],
         "tags": {
-            f"metric.{key.replace('/', '.')}": f"{value:.4f}" for key, value in metrics.items() if "baseline" not in key
+            metric_key(f"metric.{key.replace('/', '.')}"): f"{value:.4f}"
+            for key, value in metrics.items()
+            if "baseline" not in key
         },
     }
