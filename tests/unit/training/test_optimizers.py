@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from llmyard.models.config import Gpt2
+from llmyard.models.config import T5, Gpt2
 from llmyard.models.families import build
 from llmyard.training.config import OptimizerChoice
 from llmyard.training.optimizers import Optimizers, make_optimizers
@@ -114,3 +114,14 @@ def test_the_learning_rate_reaches_all_parts() -> None:
     optimizers = made(Small(), "muon")
     optimizers.set_learning_rate(0.123)
     assert {group["lr"] for group in optimizers.groups} == {0.123}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_t5_embeddings_move_faster_where_size_does_not_decide(kind: str) -> None:
+    shape = T5(encoder_layers=1, decoder_layers=1, hidden_size=16, heads=2, feed_forward_size=16)
+    model = build(shape, vocab_size=20, pad_id=0, end_id=1, max_tokens=8)
+    optimizers = made(model, kind)
+    optimizers.set_learning_rate(0.5)
+    rates = {id(each): group["lr"] for group in optimizers.groups for each in group["params"]}
+    faster = {name: rates[id(each)] for name, each in model.named_parameters() if rates[id(each)] != 0.5}
+    assert faster == ({"shared.weight": 2.0} if kind in ("adamw", "muon") else {})
