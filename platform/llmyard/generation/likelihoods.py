@@ -6,38 +6,123 @@ Shapes: B batch, T tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from llmyard.generation.decoders import Decoder
+from llmyard.generation.engine import Capabilities, Unsupported
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.text_encoder import TextEncoder
 from llmyard.models.transformer import TransformerModel
+from llmyard.training.objectives import pad
+
+MAX_BATCH = 32
+MAX_SCORED_TOKENS = 4096  # of answers at once: their logits are a float for each entry of the vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a text is behind a prompt.
+
+    Attributes:
+        total: Log-probability of its tokens, in nats.
+        tokens: How many there are.
+        is_likeliest: Whether the model, asked greedily, writes it.
+    """
+
+    total: float
+    tokens: int
+    is_likeliest: bool
+
+    @property
+    def mean(self) -> float:
+        """Log-probability of a token, in nats: so short and long answers can be compared."""
+        return self.total / self.tokens
+
+
+def fitted(
+    able: Capabilities, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Sequence[int]]:
+    """Returns the prompts, without their beginnings where they do not fit into the positions beside their answers.
+
+    Raises:
+        Unsupported: The model does not write; an empty prompt or answer; an answer that leaves no room for a prompt.
+    """
+    if not able.generates:
+        raise Unsupported(f"{able.model} does not write, it {able.does}", f"use its {able.route}")
+    total = able.max_total_tokens
+    rooms = [able.max_prompt_tokens if total is None else total - len(answer) for answer in answers]
+    if not all(prompts) or not all(answers) or min(rooms, default=1) < 1:
+        said = "an empty prompt or answer" if min(rooms) >= 1 else f"an answer of {max(map(len, answers))} tokens"
+        raise Unsupported(f"{able.model} cannot score {said}", "give 1 token at least, and what fits its positions")
+    return [prompt[-min(room, able.max_prompt_tokens) :] for prompt, room in zip(prompts, rooms, strict=True)]
 
 
 def likelihoods(
-    decoder: Decoder, prompt: Sequence[int], options: Sequence[Sequence[int]], device: torch.device
-) -> list[float]:
-    """Returns how likely each option is behind a prompt: the mean log-probability of its tokens, in nats.
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> list[Likelihood]:
+    """Returns how likely each answer is behind its prompt; those of like length are read together.
 
     Args:
-        decoder: Of the model; fresh.
-        prompt: Token ids.
-        options: Token ids of each; none is empty.
+        model: That writes.
+        prompts: Token ids, at least one each; with the answer no more than the model has positions.
+        answers: Token ids, at least one each.
+        pad_id: Padding token.
         device: Where the model is.
     """
-    logits_BV = decoder.start([list(prompt)] * len(options), device)
-    sums = torch.zeros(len(options))
-    longest = max(map(len, options))
-    for place in range(longest):
-        # Behind its end an option goes on with its last token, which counts for nothing.
-        column = torch.tensor([option[min(place, len(option) - 1)] for option in options], device=device)
-        said = logits_BV.float().log_softmax(-1).gather(1, column[:, None])[:, 0].cpu()
-        sums += said * torch.tensor([float(place < len(option)) for option in options])
-        if place + 1 < longest:
-            logits_BV = decoder.step(column[:, None])
-    return [float(total) / len(option) for total, option in zip(sums, options, strict=True)]
+    lengths = [(len(answer), len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    found: dict[int, Likelihood] = {}
+    at = 0
+    while at < len(order):
+        batch = order[at : at + max(1, min(MAX_BATCH, MAX_SCORED_TOKENS // lengths[order[at]][0]))]
+        asked = [prompts[each] for each in batch], [answers[each] for each in batch]
+        found.update(zip(batch, _scored(model, *asked, pad_id, device), strict=True))
+        at += len(batch)
+    return [found[each] for each in range(len(order))]
+
+
+def _scored(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> list[Likelihood]:
+    target_BT = pad(answers, 0).to(device)
+    logits_BTV = _forced(model, prompts, answers, pad_id, device).float()
+    inside_BT = pad([[1] * len(answer) for answer in answers], 0).to(device)
+    said_BT = logits_BTV.gather(-1, target_BT[..., None])[..., 0] - logits_BTV.logsumexp(-1)
+    totals = (said_BT * inside_BT).sum(1).tolist()
+    likeliest = ((logits_BTV.argmax(-1) == target_BT) | (inside_BT == 0)).all(1).tolist()
+    return [
+        Likelihood(total, len(answer), greedy) for total, greedy, answer in zip(totals, likeliest, answers, strict=True)
+    ]
+
+
+def _forced(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> Tensor:
+    """Returns the logits (B, T, V) of each token of the answers; what stands behind an answer's end is no matter."""
+    read = [[*prompt[-1:], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+    if isinstance(model, TransformerModel):
+        return model.decode(pad(read, pad_id).to(device), model.encode(pad(prompts, pad_id).to(device)))
+    if model.config.is_encoder_decoder:
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0).to(device)
+        return model(  # type: ignore[no-any-return]
+            input_ids=pad(prompts, pad_id).to(device), attention_mask=mask,
+            decoder_input_ids=pad(read, pad_id).to(device), use_cache=False,
+        ).logits  # fmt: skip
+    # Padded on the left: all answers end in the last column, and of the prompts no logits are made.
+    whole = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+    longest, most = max(map(len, whole)), max(map(len, answers))
+    ids = torch.tensor([[pad_id] * (longest - len(each)) + each for each in whole], device=device)
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in whole], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=most
+    ).logits
+    shifts = torch.tensor([most - len(answer) for answer in answers], device=device)
+    columns = (torch.arange(most, device=device)[None, :] + shifts[:, None]).clamp(max=most - 1)
+    return logits.gather(1, columns[..., None].expand(-1, -1, logits.shape[-1]))  # type: ignore[no-any-return]
 
 
 def vectors_of(model: Any, tokens_BT: torch.Tensor, pad_id: int) -> torch.Tensor:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ from llmyard.generation.constrained import Grammars
 from llmyard.generation.control import Controls
 from llmyard.generation.decoders import decoder_of
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
-from llmyard.generation.likelihoods import likelihoods, vectors_of
+from llmyard.generation.likelihoods import MAX_BATCH, Likelihood, fitted, likelihoods, vectors_of
 from llmyard.generation.queued import Call, Sequenced, failure_of, nucleus, post, run_call
 from llmyard.generation.tagging import choose, tag
 from llmyard.generation.text_stream import TextStream
@@ -40,7 +39,6 @@ from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
 from llmyard.training.adapting import load_adapted
 from llmyard.training.objectives import pad
 
-MAX_BATCH = 32
 # Colder than this the likeliest token is taken: the division would overflow, and the draw could not differ.
 MIN_TEMPERATURE = 1e-4
 
@@ -161,6 +159,23 @@ class TorchEngine:
         """Like :meth:`annotate`, for callers without an event loop."""
         return self._call(self._annotate, texts).result()
 
+    def score_batch(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Likelihood]:
+        """Returns how likely each answer is behind its prompt.
+
+        Of a prompt that does not fit into the model's positions beside its answer, the beginning is left out.
+
+        Args:
+            prompts: Token ids, at least one each.
+            answers: Token ids, at least one each.
+
+        Raises:
+            Unsupported: The model does not write; an empty prompt or answer, or one longer than the model's positions.
+        """
+        kept = fitted(self._able, prompts, answers)
+        result: Future[list[Likelihood]] = Future()
+        self._submit(Call(lambda: self._score(kept, answers), result))
+        return result.result()
+
     def rank_batch(
         self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[float]]:
@@ -170,8 +185,9 @@ class TorchEngine:
             prompts: Token ids.
             options: Token ids of the options of each prompt.
         """
-        asked = list(zip(prompts, options, strict=True))
-        return self._call(lambda some: [self._rank(*each) for each in some], asked).result()
+        pairs = [(prompt, option) for prompt, some in zip(prompts, options, strict=True) for option in some]
+        found = iter(self.score_batch([prompt for prompt, _ in pairs], [option for _, option in pairs]))
+        return [[next(found).mean for _ in some] for some in options]
 
     async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
         """Returns the label of each text."""
@@ -357,10 +373,8 @@ class TorchEngine:
         return choose(self._model, texts, encoded, tokens_BT)
 
     @torch.inference_mode()
-    def _rank(self, prompt: Sequence[int], options: Sequence[Sequence[int]]) -> list[float]:
-        batches = [options[at : at + MAX_BATCH] for at in range(0, len(options), MAX_BATCH)]
-        decoder = partial(decoder_of, self._model, self.tokenizer.pad_id)
-        return [each for batch in batches for each in likelihoods(decoder(), prompt, batch, self._device)]
+    def _score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Likelihood]:
+        return likelihoods(self._model, prompts, answers, self.tokenizer.pad_id, self._device)
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> list[list[float]]:
