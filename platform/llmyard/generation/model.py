@@ -15,7 +15,7 @@ from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
-from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, Choice, Decoding, Record, Task
+from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, BadExample, Choice, Decoding, Record, Task
 from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -68,19 +68,34 @@ class Model:
         Raises:
             Unsupported: It is a base model, or the record is too long.
         """
+        said = await self.said(record)
+        assert self.task is not None
+        return self.task.prediction(record, said)
+
+    async def said(self, record: Record) -> Any:
+        """Returns what the model says of a record, ready for JSON: the text that it wrote, or what it found in each of
+        the texts that it read.
+
+        Raises:
+            Unsupported: It is a base model, the record is not one of its task, or too long.
+        """
         task = self.task
         if task is None:
             raise Unsupported(f"{self.name} is a base model, without a task", "fine-tune it")
+        try:
+            prompt = self.prompt(record) if task.output == "text" else []
+            inputs = [] if task.output == "text" else task.inputs(record, self.tokenizer)
+        except (BadExample, KeyError, TypeError, AttributeError, ValueError) as error:
+            what = error.what if isinstance(error, BadExample) else f"{type(error).__name__}: {error}"
+            raise Unsupported(f"this is no record of {task.name}: {what}", "give the fields of its records") from None
         if task.output == "text":
-            said, _, _ = await whole(self.answer(self.prompt(record), self.decoding))
-            return task.prediction(record, said)
-        inputs = task.inputs(record, self.tokenizer)
+            return (await whole(self.answer(prompt, self.decoding)))[0]
         found: Sequence[Annotation | Choice]
         if task.output == "label":
             found = await self.engine.classify(inputs)
         else:
             found = await self.engine.annotate([each.text for each in inputs])
-        return task.prediction(record, [asdict(each) for each in found])
+        return [asdict(each) for each in found]
 
     def prompt(self, record: Record) -> list[int]:
         """Returns the tokens that ask for an answer to a record.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -33,6 +34,8 @@ from llmyard.serving.protocol import (
     ExtractRequest,
     FoundEntity,
     FoundTriple,
+    PredictAnswer,
+    PredictRequest,
     TranslateAnswer,
     TranslateRequest,
     Turn,
@@ -180,6 +183,15 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
             ],
             triples=[FoundTriple(subject=one, relation=name, object=two) for one, name, two in found.triples],
         )
+
+    @routes.post("/predict")
+    async def predict(body: PredictRequest) -> PredictAnswer:
+        """Asks a model records of the task that it was tuned for, prompted and written as in its evaluation."""
+        model = there.named(body.model)
+        if model.task is None:
+            raise Refused(400, f"{body.model!r} is a base model, without a task", "invalid_request_error")
+        answers = await asyncio.gather(*(model.said(record) for record in body.records))
+        return PredictAnswer(model=model.name, artifact=model.reference, task=model.task.name, answers=answers)
 
     @routes.post("/chat/completions", response_model=ChatAnswer)
     async def chat(body: ChatRequest) -> Response:

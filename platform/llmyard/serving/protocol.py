@@ -147,6 +147,22 @@ class ExtractAnswer(BaseModel):
     triples: list[FoundTriple]
 
 
+class PredictRequest(Request):
+    """Records of a model's task, each without its answer."""
+
+    model: str
+    records: list[dict[str, Any]] = Field(min_length=1, max_length=64)
+
+
+class PredictAnswer(BaseModel):
+    """What the model says of each record, as its task has it: a text, or what was found in each part of the record."""
+
+    model: str
+    artifact: str
+    task: str
+    answers: list[Any]
+
+
 class Error(BaseModel):
     """What went wrong, as OpenAI says it."""
 

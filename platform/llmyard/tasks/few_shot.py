@@ -25,6 +25,7 @@ _WORDS = {
 }  # fmt: skip
 _ORDER = ("context", "text", "text_pair", "subject", "object", "source", "query", "question")
 _TARGETS = {"en": {"zh": "Chinese", "en": "English"}, "zh": {"zh": "中文", "en": "英文"}}
+_OPTIONS = {"en": "Answer with one of: {}", "zh": "请从下列选项中选一个回答：{}"}
 
 
 class FewShot:
@@ -94,6 +95,14 @@ class FewShot:
         ids = [id_ for shot in shots for id_ in shot] + question
         return ids[max(0, len(ids) - self._room) :]
 
+    def text(self, record: Record) -> str:
+        """Returns the prompt as text, for a model behind a URL: it ranks no options, so labels are listed for it."""
+        solved = "".join(f"{_asked(shot)} {self._task.target(shot)}\n\n" for shot in self._shots)
+        if not self.options:
+            return solved + _asked(record)
+        listed = _OPTIONS[_language(record)].format(", ".join(self.options))
+        return f"{listed}\n\n{solved}{_asked(record)}"
+
     def choices(self, record: Record) -> list[str] | None:
         """Returns the labels to choose from; None of a free answer."""
         return [f" {option}" for option in self.options] if self.options is not None else None
@@ -128,8 +137,8 @@ class FewShot:
 
 def _asked(record: Record) -> str:
     """Returns a record as lines of plain text that end where the answer begins."""
-    language = str(record.get("language") or language_by_script(_first_text(record)))
-    words = _WORDS.get(language, _WORDS["en"])
+    language = _language(record)
+    words = _WORDS[language]
     lines = []
     for field in _ORDER:
         value = record.get(field)
@@ -138,8 +147,14 @@ def _asked(record: Record) -> str:
             lines.append(f"{words[field]}: {text}")
     answer = words["answer"]
     if "target_language" in record:
-        answer = _TARGETS.get(language, _TARGETS["en"])[record["target_language"]]
+        answer = _TARGETS[language][record["target_language"]]
     return "\n".join([*lines, f"{answer}:"])
+
+
+def _language(record: Record) -> str:
+    """Returns the language that a record is asked in: its own where there are words of it here, else English."""
+    named = str(record.get("language") or language_by_script(_first_text(record)))
+    return named if named in _WORDS else "en"
 
 
 def _first_text(record: Record) -> str:

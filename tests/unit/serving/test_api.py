@@ -27,6 +27,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/v1/models", None),
     ("POST", "/v1/translate", {"text": ENGLISH, "target_language": "zh"}),
     ("POST", "/v1/extract", {"text": "Malo lives in Kora Town."}),
+    ("POST", "/v1/predict", {"model": "translator", "records": [{"source": ENGLISH, "target_language": "zh"}]}),
     ("POST", "/v1/chat/completions", {"model": "base", "messages": USER, "max_tokens": 4}),
 ]
 
@@ -356,3 +357,33 @@ def test_without_a_model_for_a_task_it_is_not_found(tiny: Any) -> None:
     model = Model.load(tiny.store.get("base", "checkpoint"))
     client = Client(build_api([model], [hash_of("ly-right")], MAX_BODY, 100))
     assert "no model here" in refused(client.post("/v1/extract", {"text": "x"}), 404)
+
+
+def test_predict_says_what_the_models_say_in_evaluation(client: Client, models: list[Model]) -> None:
+    from llmyard.generation.answers import answers_of
+
+    triples, translator, _ = models
+    for model, records in (
+        (translator, [{"source": ENGLISH, "target_language": "zh"}, {"source": CHINESE, "target_language": "en"}]),
+        (triples, [{"text": "Malo lives in Kora Town."}, {"text": "马洛住在科拉镇。"}]),
+    ):
+        said = client.post("/v1/predict", {"model": model.name, "records": records}).json()
+        assert said["artifact"] == model.reference
+        assert model.task is not None
+        assert said["task"] == model.task.name
+        wanted = answers_of(model.engine, model.task, records, 2, {})  # type: ignore[arg-type]
+        assert said["answers"] == json.loads(json.dumps(wanted))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"model": "translator", "records": [{"source": ENGLISH}]}, "no record of translation"),
+        ({"model": "translator", "records": [{"source": 3, "target_language": "zh"}]}, "no record of translation"),
+        ({"model": "translator", "records": []}, "records"),
+        ({"model": "translator", "records": [{"source": "word " * 3000, "target_language": "zh"}]}, "too long"),
+        ({"model": "base", "records": [{"text": "a"}]}, "base model"),
+    ],
+)
+def test_predict_refuses_what_is_no_record(client: Client, body: Any, said: str) -> None:
+    assert said in refused(client.post("/v1/predict", body), 400)

@@ -37,6 +37,15 @@ def test_solved_examples_stand_before_the_question(tokenizer: Tokenizer) -> None
     assert {guess.label for guess in guesses} == {"好", "坏"}
 
 
+def test_for_a_model_behind_a_url_the_labels_are_listed(tokenizer: Tokenizer) -> None:
+    few = FewShot(task_of(Classification(), "gpt2"), FILMS[:1], room=0)
+    few.learn_options(FILMS)
+    head, _, rest = few.text(FILMS[2]).partition("\n\n")
+    assert head.startswith("请从下列选项中选一个回答：")
+    assert set(head.partition("：")[2].split(", ")) == {"好", "坏"}
+    assert rest == "文本: 很好看\n答案: 好\n\n文本: 还不错\n答案:"
+
+
 def test_examples_that_do_not_fit_are_left_out_from_the_first_on(tokenizer: Tokenizer) -> None:
     question = FewShot(task_of(Classification(), "gpt2"), [], room=200).prompt(FILMS[2], tokenizer)
     few = FewShot(task_of(Classification(max_label_tokens=4), "gpt2"), FILMS[:2], room=len(question) + 20)
