@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmyard.sources.config import Files, HubDataset, Limits, TaskTexts
+from llmyard.sources.config import Files, HubDataset, Limits, TaskTexts, Triples
 from llmyard.sources.records import BadRecord, Batch, excerpt_of, is_unicode
 
 BATCH_BYTES = 8 << 20
@@ -37,7 +37,7 @@ class Origin:
 
     path: str
     name: str
-    source: Files | HubDataset | TaskTexts
+    source: Files | HubDataset | TaskTexts | Triples
     limits: Limits
 
     def bad(self, key: int, reason: str, data: bytes | str = b"", offset: int = -1) -> BadRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -20,6 +21,13 @@ class SmallWorldDocuments(Config):
     profile: Literal["dev", "standard", "large"] = Field("dev", description="How large, and how many names.")
     seed: int = Field(7, ge=0)
     documents: int | None = Field(None, ge=1, description="Overrides the profile's number of documents.")
+    bias: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Adds sentences in which a trade depends on he or she this strongly, to find the bias again: 0 not "
+        "at all, 1 wholly. Unset, no such sentences.",
+    )
     name: str = Field("smallworld", description=_NAME)
     weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
@@ -255,4 +263,57 @@ class TaskTexts(Config):
     weight: float = Field(1.0, gt=0, description=_WEIGHT)
 
 
-DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset | TaskTexts, Field(discriminator="kind")]
+SLOTS = ("subject", "relation", "object")
+
+
+def _template(text: str) -> str:
+    for slot in re.findall(r"\{([^{}]*)\}", text):
+        if slot not in SLOTS:
+            raise ValueError(f"{text!r} has the placeholder {{{slot}}}; there are {{subject}}, {{relation}}, {{object}}")
+    if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", text)):
+        raise ValueError(f"{text!r} has a curly bracket that is no placeholder's")
+    if "{subject}" not in text or "{object}" not in text:
+        raise ValueError(f"{text!r} says a triple only with both {{subject}} and {{object}}")
+    return text
+
+
+Template = Annotated[str, Field(max_length=2000), AfterValidator(_template)]
+Templates = Template | Annotated[tuple[Template, ...], Field(min_length=1)]
+
+
+class Triples(Config):
+    """Sentences that say the triples of a knowledge graph, so that a model learns them from its corpus.
+
+    Lines are subject, relation, object, between tabs; further cells are not read. What `triples.tsv` of a graph holds is
+    read too. Few sentences make a short document: see `quality.min_characters`.
+    """
+
+    kind: Literal["triples"] = "triples"
+    name: str = Field("triples", description=_NAME)
+    paths: tuple[SourcePath, ...] = Field(
+        min_length=1,
+        description="Tab-separated files, folders (with what is below) or globs; s3://, gs://, hdfs:// too; $VARIABLES "
+        "are replaced.",
+    )
+    templates: dict[str, dict[Language, Templates]] = Field(
+        {},
+        description="By relation and language, the sentence of a triple, or several that are taken in turn by a hash of "
+        "it: {zh: '{subject}住在{object}。'}. Other relations are said by a sentence that names them.",
+    )
+    language: Language | None = Field(
+        None, description="Of all sentences; unset, that of a triple's subject, or else its object, by its letters."
+    )
+    group: bool = Field(
+        True, description="Neighbouring lines about one subject make one document; sort the file by subject for that."
+    )
+    document_characters: int = Field(
+        2000, ge=1, le=1_000_000, description="With `group`: a document ends with the sentence that takes it over this."
+    )
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="Where all its documents go; unset, a hash of the text decides."
+    )
+    share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
+    weight: float = Field(1.0, gt=0, description=_WEIGHT)
+
+
+DocumentSource = Annotated[SmallWorldDocuments | Files | HubDataset | TaskTexts | Triples, Field(discriminator="kind")]

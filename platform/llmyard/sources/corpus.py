@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.core.errors import RequestError
-from llmyard.sources.config import DocumentSource, HubDataset, HubExamples, TaskTexts
+from llmyard.sources.config import DocumentSource, HubDataset, HubExamples, TaskTexts, Triples
 from llmyard.sources.filesystems import Found, expand, find
 from llmyard.sources.planning import Unit, as_row, plan
 from llmyard.sources.reading import read
@@ -91,6 +91,10 @@ def revision(source: Any) -> str:
     """Returns what else than files decides a source's content: a digest of the generator, "" for files."""
     if isinstance(source, TaskTexts):
         return revision(source.data)
+    if isinstance(source, Triples):
+        from llmyard.sources.verbalising import REVISION
+
+        return str(REVISION)
     return _smallworld_digest() if source.kind == "smallworld" else ""
 
 

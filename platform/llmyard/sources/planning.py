@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmyard.core.errors import RequestError
-from llmyard.sources.config import DocumentSource, Files, HubDataset, SmallWorldDocuments, TaskTexts
+from llmyard.sources.config import DocumentSource, Files, HubDataset, SmallWorldDocuments, TaskTexts, Triples
 from llmyard.sources.filesystems import Found, find
 
 BYTES_PER_TASK = 64 << 20
@@ -81,6 +81,9 @@ def plan(
     for index, source in enumerate(sources):
         if isinstance(source, Files):
             units += _file_units(index, source, bytes_per_task)
+        elif isinstance(source, Triples):
+            files = [(file, _divided(file, "tsv", None, bytes_per_task)) for file in find(source.paths)]
+            units += [Unit(index, file.path, start, stop) for file, parts in files for start, stop, _ in parts]
         elif isinstance(source, HubDataset):
             from llmyard.sources.hub import shards_of
 
@@ -143,7 +146,7 @@ def world_of(source: SmallWorldDocuments) -> Any:
     """Returns the world that a synthetic source describes."""
     from llmyard.sources.smallworld import SmallWorld
 
-    return SmallWorld(profile=source.profile, seed=source.seed, documents=source.documents)
+    return SmallWorld(profile=source.profile, seed=source.seed, documents=source.documents, bias=source.bias)
 
 
 def as_row(unit: Unit) -> dict[str, Any]:

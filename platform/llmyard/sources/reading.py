@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llmyard.sources.config import DocumentSource, Files, HubDataset, Limits, SmallWorldDocuments, TaskTexts
+from llmyard.sources.config import DocumentSource, Files, HubDataset, Limits, SmallWorldDocuments, TaskTexts, Triples
 from llmyard.sources.planning import Unit, format_of, world_of
 from llmyard.sources.records import Batch
 
@@ -37,6 +37,10 @@ def read(unit: Unit, source: DocumentSource, limits: Limits = DEFAULT_LIMITS) ->
         from llmyard.sources.task_texts import read_task_texts
 
         yield from read_task_texts(unit, source, limits)
+    elif isinstance(source, Triples):
+        from llmyard.sources.verbalising import read_triples
+
+        yield from read_triples(unit, source, limits)
     else:
         yield from _file(unit, source, limits)
 

@@ -17,6 +17,7 @@ from llmyard.core.errors import CorruptArtifact, RequestError
 from llmyard.models.growing import replace
 from llmyard.models.written import shape_of
 from llmyard.training.methods import Frozen, Full, Lora, Method, PromptTuning
+from llmyard.training.quantized import quantize
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PART = "default"
@@ -44,6 +45,8 @@ def adapt(model: Any, method: Method, known_rows: int) -> None:
             if method.embeddings:
                 _only_new_rows(model, known_rows)
         case Lora():
+            if method.quantize is not None:
+                quantize(model)
             _inject(model, method)
             _only_new_rows(model, known_rows)
         case PromptTuning():

@@ -57,7 +57,10 @@ class Layout:
         seen: set[int] = set()
         found: dict[str, Tensor] = {}
         kept = self.model.state_dict(keep_vars=True)
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
         for name, tensor in kept.items():
+            if name not in buffers and not isinstance(tensor, nn.Parameter):
+                continue  # the scales of a quantised base, which is not trained
             if id(tensor) not in seen and (tensor.requires_grad or not isinstance(tensor, nn.Parameter)):
                 seen.add(id(tensor))
                 found[name] = tensor.detach()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmyard.core.config import Config
 
@@ -37,7 +37,18 @@ class Lora(Config):
     targets: tuple[str, ...] = Field(
         (), description="Ends of the names of the matrices; unset: all those of attention and feed-forward."
     )
+    quantize: Literal["nf4"] | None = Field(
+        None, description="Keep the base's matrices in 4 bits while training (QLoRA, Dettmers et al. 2023)."
+    )
     merge: bool = Field(False, description="Add them to the base's matrices at the end: one model, as large as that.")
+
+    @model_validator(mode="after")
+    def _whole_where_merged(self) -> Self:
+        if self.merge and self.quantize is not None:
+            raise ValueError(
+                "`merge` would add to a base in 4 bits: leave it out, an adapter is merged when it is loaded"
+            )
+        return self
 
 
 class PromptTuning(Config):

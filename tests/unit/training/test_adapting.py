@@ -16,6 +16,7 @@ from llmyard.models.growing import grow
 from llmyard.tokens.growth import Growth
 from llmyard.training.adapting import adapt, load_adapted, merge, rate_scales, save_adapter
 from llmyard.training.config import AdamW
+from llmyard.training.layout import Layout
 from llmyard.training.methods import Frozen, Full, Lora, PromptTuning
 from llmyard.training.optimizers import make_optimizers
 
@@ -153,6 +154,37 @@ def test_frozen_layers_stay(family: str) -> None:
     assert all(model.state_dict()[name].shape[:1] != (ROWS,) for name in changed)
     with pytest.raises(RequestError, match="the model has 3"):
         adapt(made(family), Frozen(layers=4), ROWS)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "transformer"])
+def test_qlora_learns_on_a_base_in_four_bits_and_is_put_on_the_whole_one(family: str, tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    save(made(family), base)
+    model, method = load(base), Lora(rank=2, quantize="nf4")
+    folder.mkdir()
+    before = logits(model).detach()
+    whole = sum(each.numel() * each.element_size() for each in model.parameters())
+    adapt(model, method, ROWS)
+    frozen = {name: each.clone() for name, each in model.named_parameters() if not each.requires_grad}
+    assert any(each.dtype == torch.uint8 for each in frozen.values())
+    assert sum(each.numel() * each.element_size() for each in frozen.values()) < 0.7 * whole
+    untrained = logits(model).detach()
+    assert 0 < float((untrained - before).norm() / before.norm()) < 0.5  # near its base
+    assert not [name for name in Layout(model).weights() if "lora_" not in name]
+    learn(model)
+    assert all(torch.equal(each, frozen[name]) for name, each in model.named_parameters() if name in frozen)
+    save_adapter(model, method, "checkpoint/base@1", folder)
+    loaded = load_adapted(base, folder)
+    assert all(each.dtype == torch.float32 for each in loaded.parameters())
+    moved, said = logits(model).detach() - untrained, logits(loaded).detach() - before
+    assert float(torch.nn.functional.cosine_similarity(moved.flatten(), said.flatten(), 0)) > 0.8
+
+
+def test_qlora_needs_matrices_of_its_kind_and_does_not_merge() -> None:
+    with pytest.raises(RequestError, match="no matrices that can be kept in 4 bits"):
+        adapt(made("gpt2"), Lora(quantize="nf4"), ROWS)
+    with pytest.raises(ValueError, match="4 bits"):
+        Lora(quantize="nf4", merge=True)
 
 
 def test_lower_layers_learn_slower() -> None:

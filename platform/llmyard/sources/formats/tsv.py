@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,48 +11,82 @@ import pyarrow.compute as pc
 
 from llmyard.sources.batches import Origin, batch_of, is_utf8, not_utf8
 from llmyard.sources.config import Files
-from llmyard.sources.formats.lines import Lines, line_blocks
-from llmyard.sources.records import Batch
+from llmyard.sources.formats.lines import Lines, Offsets, line_blocks
+from llmyard.sources.records import BadRecord, Batch
 from llmyard.sources.streams import Stream
 
 
 def read_tab_separated(stream: Stream, start: int, stop: int, origin: Origin, source: Files) -> Iterator[Batch]:
     """Yields a document for each line that has the columns; ids hold the offset of their line."""
-    for lines in line_blocks(stream, start, stop, origin.limits.max_record_bytes):
-        yield _batch(lines, origin, source)
-
-
-def _batch(lines: Lines, origin: Origin, source: Files) -> Batch:
-    starts, ends = lines.spans()
-    bad = [origin.bad(cut.offset, origin.too_long(), cut.data, cut.offset) for cut in lines.cut if not cut.reason]
-    damage = [origin.bad(cut.offset, cut.reason, cut.data, cut.offset) for cut in lines.cut if cut.reason]
-    values = _values(lines.data, starts, ends)
-    keep = np.ones(len(starts), bool)
-
-    def quarantine(which: Any, reason: Any) -> None:
-        for at in np.flatnonzero(which & keep):
-            key = int(starts[at]) + lines.offset
-            bad.append(origin.bad(key, reason(int(at)), lines.data[starts[at] : min(ends[at], starts[at] + 1000)], key))
-        keep[which] = False
-
-    quarantine(
-        ends - starts > origin.limits.max_record_bytes, lambda at: origin.too_long(int(ends[at]) - int(starts[at]))
-    )
-    if not is_utf8(values):
-        quarantine(not_utf8(values), lambda at: _where(values[at].as_py()))
-        values = values.filter(pa.array(keep))
-        starts, ends, keep = starts[keep], ends[keep], keep[keep]
-    texts = values.cast(pa.string())
-    keep &= np.asarray(pc.greater(pc.binary_length(pc.ascii_trim_whitespace(texts)), 0))
-    cells = pc.split_pattern(texts, "\t")
-    counts = np.asarray(pc.list_value_length(cells))
     last = max(source.columns)
-    quarantine(counts <= last, lambda at: f"the line has {counts[at]} columns, no column {last}")
-    cells = cells.filter(pa.array(keep))
-    columns = [pc.list_element(cells, column) for column in source.columns]
-    joined = pc.binary_join_element_wise(*columns, "\n") if len(columns) > 1 else columns[0]
-    keys = starts[keep] + lines.offset
-    return batch_of(origin, keys, joined, offsets=keys, bad=bad, damage=damage)
+    for lines in line_blocks(stream, start, stop, origin.limits.max_record_bytes):
+        rows = Rows(lines, origin)
+        counts = rows.counts()
+        rows.leave(counts <= last, lambda at, counts=counts: f"the line has {counts[at]} columns, no column {last}")
+        columns = [pc.list_element(rows.cells, column) for column in source.columns]
+        joined = pc.binary_join_element_wise(*columns, "\n") if len(columns) > 1 else columns[0]
+        yield batch_of(origin, rows.keys, joined, offsets=rows.keys, bad=rows.bad, damage=rows.damage)
+
+
+class Rows:
+    """The lines of a block that hold more than spaces, cut at tabs.
+
+    Attributes:
+        cells: A list of strings for each line.
+        bad: Lines that were left out: too long, no UTF-8, or for a reason that :meth:`leave` was given.
+        damage: What is wrong with more than a line.
+    """
+
+    def __init__(self, lines: Lines, origin: Origin) -> None:
+        self._lines, self._origin = lines, origin
+        self.bad: list[BadRecord] = []
+        self.damage: list[BadRecord] = []
+        for cut in lines.cut:
+            bad = origin.bad(cut.offset, cut.reason or origin.too_long(), cut.data, cut.offset)
+            (self.damage if cut.reason else self.bad).append(bad)
+        self._starts, self._ends = lines.spans()
+        self.cells: Any = pa.nulls(len(self._starts), pa.list_(pa.string()))
+        sizes = self._ends - self._starts
+        self.leave(sizes > origin.limits.max_record_bytes, lambda at: origin.too_long(int(sizes[at])))
+        values = _values(lines.data, self._starts, self._ends)
+        if not is_utf8(values):
+            wrong = not_utf8(values)
+            self.leave(wrong, lambda at: _where(values[at].as_py()))
+            values = values.filter(pa.array(~wrong))
+        texts = values.cast(pa.string())
+        self.cells = pc.split_pattern(texts, "\t")
+        self._keep(np.asarray(pc.greater(pc.binary_length(pc.ascii_trim_whitespace(texts)), 0)))
+
+    @property
+    def keys(self) -> Offsets:
+        """Where in the file each line begins."""
+        return self._starts + self._lines.offset
+
+    def counts(self) -> Any:
+        """Returns how many cells each line has."""
+        return np.asarray(pc.list_value_length(self.cells))
+
+    def leave(self, which: Any, reason: Callable[[int], str]) -> None:
+        """Takes lines out as bad records.
+
+        Args:
+            which: Whether, of each line.
+            reason: Why, of a line by its number.
+        """
+        for at in np.flatnonzero(which).tolist():
+            start, end = int(self._starts[at]), int(self._ends[at])
+            key, line = start + self._lines.offset, self._lines.data[start : min(end, start + 1000)]
+            self.bad.append(self._origin.bad(key, reason(at), line, key))
+        self._keep(~which)
+
+    def drop_first(self) -> None:
+        """Takes the first line out, which is no record but a head."""
+        self._keep(np.arange(len(self._starts)) > 0)
+
+    def _keep(self, mask: Any) -> None:
+        if not mask.all():
+            self._starts, self._ends = self._starts[mask], self._ends[mask]
+            self.cells = self.cells.filter(pa.array(mask))
 
 
 def _values(data: bytes, starts: Any, ends: Any) -> Any:
