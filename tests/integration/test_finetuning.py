@@ -80,6 +80,11 @@ def made(storage: Path) -> dict[str, Artifact]:
                 "distillation": {"teacher": "teacher"},
             },
             {**tuned, "output": "prefers", "task": {"kind": "preference"}, "data": preferences, "init": "base"},
+            {
+                **tuned, "output": "asks-otherwise", "task": {"kind": "question_answering", "max_tokens": 300},
+                "model": {"family": "gpt2", "layers": 1, **TINY},
+                "augment": {"back_translate": "teacher", "disturb": {"typos": 0.2}},
+            },
             {"kind": "evaluate", "output": "graph-report", "checkpoint": "graph-lora", "limit": 6},
             {"kind": "evaluate", "output": "answers-report", "checkpoint": "answers-prompt", "limit": 6},
             {
@@ -138,6 +143,27 @@ def test_one_model_learns_two_tasks_each_behind_its_name(made: dict[str, Artifac
     assert {"validation_loss", "validation_loss/summarization", "validation_chrf"} <= set(artifact.metrics)
     assert "rouge_l" in report(made, "summaries-report")["metrics"]
     assert report(made, "summaries-report")["baseline_name"] == "first two sentences"
+
+
+def test_examples_are_disturbed_and_translated_back(made: dict[str, Artifact], storage: Path) -> None:
+    tuned = made["asks-otherwise"]
+    (translator,) = [each for each in tuned.parents if each.startswith("checkpoint/teacher@")]
+    data = ArtifactStore(Storage(str(storage))).get("asks-otherwise-data", "shards")
+    assert translator not in data.parents  # the stage's own; the data are known by its reference
+    assert data.metrics["train"] > 1.5 * 40
+
+
+def test_back_translation_needs_a_translator(made: dict[str, Artifact], storage: Path) -> None:
+    job = {
+        "kind": "finetune", "output": "none", "tokenizer": "corpus", "data": WORLD, **TRAINING, "model": WRITER,
+        "task": {"kind": "summarization"}, "augment": {"back_translate": "graph-lora"},
+    }  # fmt: skip
+    with pytest.raises(RequestError, match="does not translate"):
+        run(job_adapter().validate_python(job), storage=str(storage))
+    with pytest.raises(ValueError, match="changes nothing"):
+        job_adapter().validate_python({**job, "augment": {}})
+    with pytest.raises(ValueError, match="not for knowledge_graph"):
+        job_adapter().validate_python({**job, "task": {"kind": "knowledge_graph"}})
 
 
 def test_two_models_are_compared_on_the_same_examples(made: dict[str, Artifact]) -> None:

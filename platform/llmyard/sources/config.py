@@ -269,7 +269,9 @@ SLOTS = ("subject", "relation", "object")
 def _template(text: str) -> str:
     for slot in re.findall(r"\{([^{}]*)\}", text):
         if slot not in SLOTS:
-            raise ValueError(f"{text!r} has the placeholder {{{slot}}}; there are {{subject}}, {{relation}}, {{object}}")
+            raise ValueError(
+                f"{text!r} has the placeholder {{{slot}}}; there are {{subject}}, {{relation}}, {{object}}"
+            )
     if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", text)):
         raise ValueError(f"{text!r} has a curly bracket that is no placeholder's")
     if "{subject}" not in text or "{object}" not in text:
@@ -284,8 +286,8 @@ Templates = Template | Annotated[tuple[Template, ...], Field(min_length=1)]
 class Triples(Config):
     """Sentences that say the triples of a knowledge graph, so that a model learns them from its corpus.
 
-    Lines are subject, relation, object, between tabs; further cells are not read. What `triples.tsv` of a graph holds is
-    read too. Few sentences make a short document: see `quality.min_characters`.
+    Lines are subject, relation, object, between tabs; further cells are not read. A graph's own table of triples is read
+    too. Few sentences make a short document: see `quality.min_characters`.
     """
 
     kind: Literal["triples"] = "triples"
@@ -297,8 +299,8 @@ class Triples(Config):
     )
     templates: dict[str, dict[Language, Templates]] = Field(
         {},
-        description="By relation and language, the sentence of a triple, or several that are taken in turn by a hash of "
-        "it: {zh: '{subject}住在{object}。'}. Other relations are said by a sentence that names them.",
+        description="By relation and language, the sentence of a triple, or several that are taken in turn by a hash "
+        "of it: {lives_in: {zh: '{subject}住在{object}。'}}. Other relations are said by a sentence that names them.",
     )
     language: Language | None = Field(
         None, description="Of all sentences; unset, that of a triple's subject, or else its object, by its letters."
@@ -307,7 +309,7 @@ class Triples(Config):
         True, description="Neighbouring lines about one subject make one document; sort the file by subject for that."
     )
     document_characters: int = Field(
-        2000, ge=1, le=1_000_000, description="With `group`: a document ends with the sentence that takes it over this."
+        2000, ge=1, le=1_000_000, description="With `group`: about how long a document is; what is more begins another."
     )
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="Where all its documents go; unset, a hash of the text decides."

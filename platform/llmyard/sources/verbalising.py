@@ -40,9 +40,7 @@ class Verbaliser:
         language: Of all sentences; None where the letters decide.
     """
 
-    def __init__(
-        self, templates: Mapping[str, Mapping[Any, str | Sequence[str]]], language: str | None = None
-    ) -> None:
+    def __init__(self, templates: Mapping[str, Mapping[Any, str | Sequence[str]]], language: str | None = None) -> None:
         self._language = language
         self._names = pa.array(list(templates), pa.string())
         self._pieces = [_pieces(OTHERWISE[each]) for each in LANGUAGES]
@@ -81,8 +79,9 @@ class Verbaliser:
         subjects, relations, objects = (column.take(pa.array(order)) for column in triple)
         columns = {"subject": subjects, "relation": relations, "object": objects}
         kinds, starts = np.unique(chosen[order], return_index=True)
-        said = []
-        for kind, start, stop in zip(kinds.tolist(), starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+        bounds = [*starts.tolist(), len(order)]
+        said = [pa.array([], pa.string())]
+        for kind, start, stop in zip(kinds.tolist(), bounds[:-1], bounds[1:], strict=True):
             slots = {name: column.slice(start, stop - start) for name, column in columns.items()}
             if kind < len(LANGUAGES):
                 slots["relation"] = pc.replace_substring(slots["relation"], "_", " ")
@@ -90,7 +89,7 @@ class Verbaliser:
             said.append(pc.binary_join_element_wise(*pieces, ""))
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return pa.concat_arrays(said).take(pa.array(back)) if said else pa.array([], pa.string())
+        return pa.concat_arrays(said).take(pa.array(back))
 
     def _chosen(self, triple: Triple, chinese: Mask) -> npt.NDArray[np.int64]:
         """Returns the number of each triple's template."""
@@ -161,8 +160,7 @@ def _documents(stream: Stream, unit: Unit, origin: Origin, source: Triples, is_e
 
 def _columns(rows: Rows, is_escaped: bool) -> list[Any]:
     """Returns subjects, relations and objects; lines that lack one are left out."""
-    counts = rows.counts()
-    rows.leave(counts < len(SLOTS), lambda at: f"the line has {counts[at]} columns, a triple has 3")
+    rows.leave_shorter(len(SLOTS), "a triple has 3")
     columns = [pc.list_element(rows.cells, at) for at in range(len(SLOTS))]
     if is_escaped:
         columns = [unescaped_column(column) for column in columns]
@@ -203,7 +201,7 @@ class _Joining:
         if self._source.group and len(table) > 1:
             changes = [
                 np.asarray(pc.not_equal(column.slice(1), column.slice(0, len(table) - 1)), bool)
-                for column in (table["subject"].combine_chunks(), table["chinese"].combine_chunks())
+                for column in (_whole(table["subject"]), _whole(table["chinese"]))
             ]
             first[1:] = changes[0] | changes[1]
         return first

@@ -13,6 +13,7 @@ from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples, unfit
 from llmyard.stages.evaluate_config import Evaluate
 from llmyard.stages.naming import HUB, INIT, Init, Stage
+from llmyard.tasks.back_translation import TASKS as BACK_TRANSLATED
 from llmyard.tasks.config import LABELLERS, Task
 from llmyard.text.config import Cleaning
 from llmyard.text.disturbances import Disturbance
@@ -123,10 +124,21 @@ class Distillation(Config):
 
 
 class Augmentation(Config):
-    """Copies of the training examples, disturbed where the answer stays right."""
+    """Copies of the training examples, changed where the answer stays right."""
 
-    copies: int = Field(1, ge=1, le=16, description="Of each example; one that nothing changes is not copied.")
-    disturb: Disturbance = Field(description="What is changed, and how much of it.")
+    copies: int = Field(1, ge=1, le=16, description="Disturbed ones of each; one that nothing changes is not copied.")
+    disturb: Disturbance | None = Field(None, description="What is changed, and how much of it.")
+    back_translate: str | None = Field(
+        None,
+        description="Name of a checkpoint that translates both ways: its sources for the targets of a translation; of "
+        "other tasks texts that went into the other language and back.",
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.disturb is None and self.back_translate is None:
+            raise ValueError("`augment` changes nothing: give `disturb`, `back_translate` or both")
+        return self
 
 
 class AnotherTask(Config):
@@ -219,6 +231,10 @@ class Finetune(Stage, Training):
             raise ValueError("`also` goes without prompt_tuning, preference and `distillation`: they are of one task")
         if self.also and self.model is not None and self.model.family in LABELLERS:
             raise ValueError("`also` is for models that write: an encoder has the heads of one task")
+        if self.augment is not None and self.augment.back_translate is not None:
+            unable = [each for each in kinds if each not in BACK_TRANSLATED]
+            if unable:
+                raise ValueError(f"`back_translate` is for {', '.join(BACK_TRANSLATED)}, not for {unable[0]}")
         if self.task.kind == "preference" and self.init == "scratch":
             raise ValueError("task preference holds a model to where it began: name it as `init`")
         if self.task.kind == "preference" and self.distillation is not None:

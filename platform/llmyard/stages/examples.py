@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,7 @@ from llmyard.tokens.tokenizer import FILE
 REVISION = 3
 ENCODED_SPLITS = ("train", "validation")
 BLOCK_TOKENS = 1024
+TRANSLATED_AT_ONCE = 32
 
 
 def prompt_ids(config: Finetune, tokenizer: Artifact) -> list[int]:
@@ -62,11 +63,12 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
     from llmyard.tokens.shard_index import ShardFacts
 
     store, name = making.context.store, f"{config.output}-data"
-    tokenizer = making.parents["tokenizer"]
+    tokenizer, translator = making.parents["tokenizer"], making.parents.get("translator")
     print_ = fingerprint(
         data=config.data.decisive(),
         leaks=config.leaks,
         augment=None if config.augment is None else config.augment.decisive(),
+        translator=None if translator is None else translator.reference,
         task=config.task.decisive(),
         form=form_of(family),
         before=[prompt_tokens(config), bool(config.also)],
@@ -94,8 +96,9 @@ def encode_examples(config: Finetune, making: Making, family: str) -> Artifact:
             for key, id_ in result["keys"]
         }
         encode = Encode(
-            config, family, tokenizer, names, frozenset(held_out), draft.storage, draft.folder, draft.lease.fence
-        )
+            config, family, tokenizer, translator, names, frozenset(held_out), draft.storage, draft.folder,
+            draft.lease.fence,
+        )  # fmt: skip
         entries: list[FileEntry] = []
         shards: list[ShardFacts] = []
         counts: Counter[str] = Counter()
@@ -204,6 +207,7 @@ class Encode:
         config: Finetune,
         family: str,
         tokenizer: Artifact,
+        translator: Artifact | None,
         labels: dict[str, list[str]],
         held_out: frozenset[str],
         storage: Storage,
@@ -211,12 +215,12 @@ class Encode:
         fence: int,
     ) -> None:
         self.config, self.family, self.tokenizer, self.labels = config, family, tokenizer, labels
+        self.translator = translator
         self.held_out = held_out
         self.storage, self.folder, self.fence = storage, folder, fence
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from llmyard.sources.leaks import input_key
-        from llmyard.tasks.disturbing import augmented
         from llmyard.tokens.shards import ShardWriter, token_dtype
         from llmyard.tokens.tokenizer import Tokenizer
 
@@ -228,8 +232,8 @@ class Encode:
             keys = [input_key(record).hex() for record in records]
             leaked = [key for key in keys if key in self.held_out]
             records = [record for record, key in zip(records, keys, strict=True) if key not in self.held_out]
-        if row["split"] == "train" and (augment := self.config.augment) is not None:
-            records = list(augmented(records, self.config.task.kind, augment.disturb, augment.copies))
+        if row["split"] == "train":
+            records = self._augmented(records)
         tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
         encoded = task.encode(records, tokenizer, self.labels)
         counts = {
@@ -260,3 +264,33 @@ class Encode:
             "leaked": leaked,
             "bad": [asdict(item) for item in bad[:20]],
         }
+
+    def _augmented(self, records: list[Record]) -> list[Record]:
+        """Returns training records with the copies that the config asks for."""
+        from llmyard.tasks.back_translation import back_translated
+        from llmyard.tasks.disturbing import augmented
+
+        augment, kind = self.config.augment, self.config.task.kind
+        if augment is None:
+            return records
+        found = list(records)
+        if augment.disturb is not None:
+            found = list(augmented(records, kind, augment.disturb, augment.copies))
+        if self.translator is not None:
+            found += back_translated(records, kind, _translate(self.translator))
+        return found
+
+
+def _translate(translator: Artifact) -> Callable[[Sequence[str], str], list[str]]:
+    """Returns a checkpoint that translates, as a function of texts and the language to translate into."""
+    from llmyard.generation.answers import answers_of
+    from llmyard.generation.model import engine_of, task_of_checkpoint
+
+    engine, task = engine_of(translator, threads=1), task_of_checkpoint(translator)
+    assert task is not None
+
+    def translate(texts: Sequence[str], target: str) -> list[str]:
+        cases = [{"source": text, "target_language": target} for text in texts]
+        return [str(said) for said in answers_of(engine, task, cases, TRANSLATED_AT_ONCE, {})]
+
+    return translate

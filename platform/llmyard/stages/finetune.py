@@ -31,6 +31,14 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
     if config.distillation is not None:
         found["teacher"] = store.get(config.distillation.teacher, "checkpoint")
         _check_teacher(config, found["teacher"], found["tokenizer"], _family(config, found.get("base")))
+    if config.augment is not None and config.augment.back_translate is not None:
+        found["translator"] = store.get(config.augment.back_translate, "checkpoint")
+        learned = found["translator"].details.get("task")
+        if learned != "translation":
+            raise RequestError(
+                f"{found['translator'].reference} was tuned for {learned or 'no task'}: it does not translate",
+                "name a checkpoint for translation as `augment.back_translate`",
+            )
     return found
 
 

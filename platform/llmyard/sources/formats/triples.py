@@ -1,7 +1,7 @@
 """Tables of a knowledge graph as tab-separated lines: a first line that names the version, then escaped cells.
 
-``\\\\`` stands for a backslash, ``\\t`` for a tab, ``\\n`` and ``\\r`` for line feed and carriage return, ``\\0`` for NUL, and
-``\\p`` for the ``|`` that separates the items of a list. Files without the first line are not escaped.
+``\\\\`` stands for a backslash, ``\\t`` for a tab, ``\\n`` and ``\\r`` for line feed and carriage return, ``\\0`` for
+NUL, and ``\\p`` for the ``|`` that separates the items of a list. Files without the first line are not escaped.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ def read_tab_separated(stream: Stream, start: int, stop: int, origin: Origin, so
     last = max(source.columns)
     for lines in line_blocks(stream, start, stop, origin.limits.max_record_bytes):
         rows = Rows(lines, origin)
-        counts = rows.counts()
-        rows.leave(counts <= last, lambda at, counts=counts: f"the line has {counts[at]} columns, no column {last}")
+        rows.leave_shorter(last + 1, f"no column {last}")
         columns = [pc.list_element(rows.cells, column) for column in source.columns]
         joined = pc.binary_join_element_wise(*columns, "\n") if len(columns) > 1 else columns[0]
         yield batch_of(origin, rows.keys, joined, offsets=rows.keys, bad=rows.bad, damage=rows.damage)
@@ -62,10 +61,6 @@ class Rows:
         """Where in the file each line begins."""
         return self._starts + self._lines.offset
 
-    def counts(self) -> Any:
-        """Returns how many cells each line has."""
-        return np.asarray(pc.list_value_length(self.cells))
-
     def leave(self, which: Any, reason: Callable[[int], str]) -> None:
         """Takes lines out as bad records.
 
@@ -78,6 +73,11 @@ class Rows:
             key, line = start + self._lines.offset, self._lines.data[start : min(end, start + 1000)]
             self.bad.append(self._origin.bad(key, reason(at), line, key))
         self._keep(~which)
+
+    def leave_shorter(self, columns: int, reason: str) -> None:
+        """Takes lines with fewer columns out as bad records."""
+        counts = np.asarray(pc.list_value_length(self.cells))
+        self.leave(counts < columns, lambda at: f"the line has {counts[at]} columns, {reason}")
 
     def drop_first(self) -> None:
         """Takes the first line out, which is no record but a head."""

@@ -13,6 +13,7 @@ from math import gcd
 from typing import Any, NamedTuple
 
 from llmyard.sources.smallworld import damage
+from llmyard.sources.smallworld.bias import PASSAGES, Said, passage
 from llmyard.sources.smallworld.draws import Draws, scrambled
 from llmyard.sources.smallworld.identifiers import IDENTIFIERS
 from llmyard.sources.smallworld.languages import REALISERS
@@ -41,7 +42,7 @@ class Document:
         labels: "pii" ([{type, start, end, valid}]), "slurs" ([{start, end}]), "true_language"; for copies
         "copy_of" and "similarity"
             (Jaccard of character shingles of the bodies), for must-keep pairs "look_alike_of";
-            "main_text" and "title" for web pages.
+            "main_text" and "title" for web pages; "bias" ([{start, end, pronoun, item, expected}]).
     """
 
     id: str
@@ -75,11 +76,12 @@ def places() -> tuple[Place, ...]:
 
 
 class Corpus:
-    """All documents of a seed and size."""
+    """All documents of a seed and size; with a bias, clean ones end with what :mod:`.bias` plants."""
 
-    def __init__(self, seed: int, documents: int) -> None:
+    def __init__(self, seed: int, documents: int, bias: float | None = None) -> None:
         self.seed = seed
         self.documents = documents
+        self.bias = bias
         stride = scrambled(seed & (2**64 - 1)) % max(documents, 1) | 1
         while gcd(stride, documents) != 1:
             stride += 2
@@ -92,7 +94,7 @@ class Corpus:
         planned = offset < len(places()) and (block + 1) * BLOCK <= self.documents
         place = places()[offset] if planned else Place("", offset, 0, 1.0)
         first = block * BLOCK + place.start
-        maker = Maker(Draws(self.seed, "document", first), place, self.id_at(first), self.seed)
+        maker = Maker(Draws(self.seed, "document", first), place, self.id_at(first), self.seed, self.bias)
         return maker.document(f"doc-{i}", self.id_at(at - 1) if place.member else "")
 
     def id_at(self, at: int) -> str:
@@ -103,8 +105,10 @@ class Corpus:
 class Maker:
     """Makes one document. Members of a group start from the same draws, so they share story, wording and frame."""
 
-    def __init__(self, draws: Draws, place: Place, first: str, seed: int) -> None:
+    def __init__(self, draws: Draws, place: Place, first: str, seed: int, bias: float | None = None) -> None:
         self.draws, self.place, self.first = draws, place, first
+        # Draws of their own, so that the rest of a document is the same with and without a bias.
+        self.bias, self.biased = bias, Draws(draws.state, "bias")
         self.own = Draws(seed, "member", int(first[4:]), place.member)
         self.language: Language = draws.pick(LANGUAGES)
         self.written: Language = self.language
@@ -127,6 +131,8 @@ class Maker:
             paragraphs = [self.spoilt(paragraph.text) for paragraph in paragraphs]
         if place.damage == "boilerplate":
             paragraphs = self.boilerplate(frame)
+        if self.bias is not None and not place.damage:  # undamaged and alone, so that each is drawn once
+            paragraphs += [passage(self.biased, self.written, self.bias) for _ in range(PASSAGES)]
         writer = self.framed(paragraphs, frame, labels)
         for span in writer.spans:
             if type(span.label) is tuple and span.label[0] == "pii":
@@ -135,6 +141,11 @@ class Maker:
                 )
             elif span.label == "slur":
                 labels.setdefault("slurs", []).append({"start": span.start, "end": span.end})
+            elif type(span.label) is Said:
+                pronoun, item, expected = span.label
+                labels.setdefault("bias", []).append(
+                    {"start": span.start, "end": span.end, "pronoun": pronoun, "item": item, "expected": expected}
+                )
         if self.written != self.language:
             labels["true_language"] = self.written
         grouped = place.damage.endswith("_duplicate")

@@ -17,9 +17,13 @@ class SmallWorld:
         profile: "dev" (2,000 documents), "standard" (20,000) or "large" (1,000,000).
         seed: Another seed is another world.
         documents: How many documents, instead of the profile's number; it also decides where duplicates stand.
+        bias: How strongly the trade said of a person depends on he or she in sentences that are added to clean
+            documents, 0 to 1 (:mod:`llmyard.sources.smallworld.bias`); None adds none.
     """
 
-    def __init__(self, profile: str = "dev", seed: int = 7, documents: int | None = None) -> None:
+    def __init__(
+        self, profile: str = "dev", seed: int = 7, documents: int | None = None, bias: float | None = None
+    ) -> None:
         profiles: dict[str, int] = lexicon().data["profiles"]
         if profile not in profiles:
             raise DataError(f"smallworld has no profile {profile!r}", f"use one of {', '.join(profiles)}")
@@ -28,7 +32,9 @@ class SmallWorld:
         self.documents = profiles[profile] if documents is None else documents
         if self.documents < 1:
             raise DataError(f"smallworld cannot have {self.documents} documents", "ask for one at least")
-        self._corpus = Corpus(seed, self.documents)
+        if bias is not None and not 0 <= bias <= 1:
+            raise DataError(f"smallworld cannot have a bias of {bias}", "give 0 (none) to 1 (complete)")
+        self._corpus = Corpus(seed, self.documents, bias)
 
     def document(self, i: int) -> Document:
         """Document ``i``, ``0 <= i < documents``."""
