@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llmyard.models.span_tagger import SpanTagger
+from llmyard.models.span_tagger import SpanTagger, SpanTaggerConfig
 from llmyard.models.text_classifier import TextClassifier
 from llmyard.tasks.knowledge_graph import entities_of, merge_mentions
 from llmyard.tasks.labelling import parts_of
@@ -15,7 +15,6 @@ from llmyard.tokens.tokenizer import Encoded
 from llmyard.training.objectives import pad
 
 MAX_ENTITIES = 64  # a text with more has its relations looked for among the first ones only
-MAX_ANSWER_TOKENS = 64
 
 
 def tag(
@@ -34,7 +33,7 @@ def tag(
     if model.config.question_end >= 0:
         context_BT = model.context(tokens_BT)
         return [
-            _answer(text, item, logits_TK, context_T, model.config.entity_types[0])
+            _answer(text, item, logits_TK, context_T, model.config)
             for text, item, logits_TK, context_T in zip(texts, encoded, logits_BTK, context_BT, strict=True)
         ]
     tags_BT = logits_BTK.argmax(-1).tolist()
@@ -85,18 +84,20 @@ def best_span(logits_TK: torch.Tensor, allowed_T: torch.Tensor, longest: int) ->
     return float(scores[row, length]), row, row + length
 
 
-def _answer(text: str, encoded: Encoded, logits_TK: torch.Tensor, context_T: torch.Tensor, type_: str) -> Annotation:
+def _answer(
+    text: str, encoded: Encoded, logits_TK: torch.Tensor, context_T: torch.Tensor, shape: SpanTaggerConfig
+) -> Annotation:
     count = len(encoded.ids)
     allowed = context_T[:count]
     if not bool(allowed.any()):
         return Annotation((), ())
-    score, first, last = best_span(logits_TK[:count], allowed, MAX_ANSWER_TOKENS)
+    score, first, last = best_span(logits_TK[:count], allowed, shape.max_answer_tokens)
     low, high = encoded.spans[first][0], encoded.spans[last][1]
     while low < high and text[low].isspace():
         low += 1
     if low >= high:
         return Annotation((), ())
-    return Annotation((Entity(text[low:high], type_, low, high, score),), ())
+    return Annotation((Entity(text[low:high], shape.entity_types[0], low, high, score),), ())
 
 
 def choose(

@@ -141,11 +141,13 @@ class SpanHeads:
         entity_types: Of the spans.
         relations: Between spans.
         question_end: The token that ends a question, -1 where there is none.
+        max_answer_tokens: Longest answer that is looked for.
     """
 
     entity_types: tuple[str, ...]
     relations: tuple[str, ...] = ()
     question_end: int = -1
+    max_answer_tokens: int = 64
 
     def on(self, **shape: Any) -> SpanTagger:
         """Returns the model of a shape."""

@@ -22,6 +22,7 @@ class SpanTaggerConfig(TextEncoderConfig):
         relations: Names of the relations.
         question_end: Id of the token that ends the question, for a model that reads a question and its context; -1
             for one that reads a single text.
+        max_answer_tokens: Longest answer to a question that is looked for.
     """
 
     model_type = "llmyard_span_tagger"
@@ -32,10 +33,11 @@ class SpanTaggerConfig(TextEncoderConfig):
         relations: tuple[str, ...] = (),
         relation_size: int = 32,
         question_end: int = -1,
+        max_answer_tokens: int = 64,
         **kwargs: Any,
     ) -> None:
         self.entity_types, self.relations, self.relation_size = list(entity_types), list(relations), relation_size
-        self.question_end = question_end
+        self.question_end, self.max_answer_tokens = question_end, max_answer_tokens
         super().__init__(**kwargs)
 
 

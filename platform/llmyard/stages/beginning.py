@@ -74,12 +74,14 @@ def _heads(job: TrainJob, tokenizer: Tokenizer) -> Heads:
     from llmyard.tasks.question_answering import QUESTION_END
 
     assert isinstance(job.config, Finetune)
+    task = job.config.task
     if "classes" in job.labels:
         return ClassHead(tuple(job.labels["classes"]), int(job.labels["parts"][-1]))
     return SpanHeads(
         tuple(job.labels.get("entity_types", ())),
         tuple(job.labels.get("relations", ())),
-        tokenizer.encode(QUESTION_END)[0] if job.config.task.kind == "question_answering" else -1,
+        tokenizer.encode(QUESTION_END)[0] if task.kind == "question_answering" else -1,
+        task.max_answer_tokens if task.kind == "question_answering" else 0,
     )
 
 

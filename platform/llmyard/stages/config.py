@@ -239,6 +239,8 @@ class Finetune(Stage, Training):
             raise ValueError("task preference holds a model to where it began: name it as `init`")
         if self.task.kind == "preference" and self.distillation is not None:
             raise ValueError("task preference has no targets for `distillation`")
+        if self.fused_loss and self.label_smoothing:
+            raise ValueError("`label_smoothing` needs the logits that `fused_loss` never holds")
         if self.distillation is not None and (self.fused_loss or not self.parallel.is_plain):
             raise ValueError("`distillation` needs whole models and their logits: no `fused_loss`, no `parallel`")
         if self.metric_examples is not None and not self.parallel.is_plain:

@@ -145,7 +145,7 @@ def _examples(
     elif job.family in LABELLERS and "classes" in job.labels:
         objective = LabelObjective(tokenizer.pad_id, smoothing, teacher)
     elif job.family in LABELLERS:
-        objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]))
+        objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]), smoothing)
     elif job.family in FAMILIES["causal_lm"]:
         objective = PromptedLmObjective(tokenizer.pad_id, loss)
     else:

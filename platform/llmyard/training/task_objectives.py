@@ -80,10 +80,17 @@ class PromptedLmObjective(Forgetful):
 
 @dataclass(frozen=True)
 class SpanObjective(Forgetful):
-    """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities."""
+    """Cross-entropy of BIO tags plus binary cross-entropy of relations between all pairs of true entities.
+
+    Attributes:
+        pad_id: Fills shorter sequences.
+        relations: How many there are.
+        label_smoothing: Share of the probability that is spread over all tags, in training.
+    """
 
     pad_id: int
     relations: int
+    label_smoothing: float = 0.0
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Returns ``tokens`` and ``tags`` (B, T), ``starts`` (B, E), ``valid`` (B, E) and ``related`` (B, R, E, E)."""
@@ -109,9 +116,11 @@ class SpanObjective(Forgetful):
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed loss of tags and relations."""
         tags, scores = model(batch["tokens"], batch["starts"])
+        smoothing = self.label_smoothing if model.training else 0.0
         tagging = F.cross_entropy(
-            tags.float().flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+            tags.float().flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum",
+            label_smoothing=smoothing,
+        )  # fmt: skip
         both = (batch["valid"][:, :, None] & batch["valid"][:, None, :])[:, None].expand_as(scores)
         relating = F.binary_cross_entropy_with_logits(scores.float()[both], batch["related"][both], reduction="sum")
         return tagging + relating
