@@ -155,7 +155,7 @@ class RunSummary:
 
 
 def metric_key(name: str) -> str:
-    """The name with `p` for plus (`chrfpp`) and `_` for all else that MLflow forbids; letters of any script are fine."""
+    """The name with `p` for plus (`chrfpp`) and `_` for all else that MLflow forbids; letters of any script stay."""
     key = _FORBIDDEN_IN_KEY.sub("_", str(name).replace("+", "p"))[:_KEY_LENGTH]
     parts = [
         part for part in key.split("/") if part not in ("", ".", "..")

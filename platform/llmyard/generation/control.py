@@ -73,7 +73,8 @@ class Control:
         end, logits_V = self._tokenizer.end_id, logits_V.clone()
         last = logits_V[end].clone()
         if len(written) < self._request.min_new_tokens:
-            logits_V[end] = -torch.inf
+            for each in (end, *map(self._tokenizer.control, self._request.end_tokens)):
+                logits_V[each] = -torch.inf
         if self._foreign is not None:
             size = len(self._foreign)
             logits_V[:size][self._foreign.to(logits_V.device)] = -torch.inf

@@ -70,6 +70,7 @@ class GenerateRequest:
         language: ``en`` has no Chinese characters in the answer, ``zh`` no Latin letters.
         forbidden: Words that do not stand in the answer, whatever their case.
         no_repeat: No run of so many tokens stands in the answer twice; 0 lets them.
+        end_tokens: Names of tokens that end the answer, beside llmyard's own.
     """
 
     id: str
@@ -83,6 +84,7 @@ class GenerateRequest:
     language: str | None = None
     forbidden: tuple[str, ...] = ()
     no_repeat: int = 0
+    end_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

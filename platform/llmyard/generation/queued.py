@@ -31,6 +31,7 @@ class Sequenced:
     stream: TextStream
     grammar: Grammar | None = None
     control: Control | None = None
+    ends: frozenset[int] = frozenset()
     aborted: threading.Event = field(default_factory=threading.Event)
     ids: list[int] = field(default_factory=list)
     finished: bool = False

@@ -249,7 +249,8 @@ class TorchEngine:
             room = min(room, able.max_total_tokens - len(prompt))
         grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
         control = self._controls.begin(request)
-        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar, control)
+        ends = frozenset([self.tokenizer.end_id, *map(self.tokenizer.control, request.end_tokens)])
+        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar, control, ends)
 
     def _submit(self, item: Sequenced | Call) -> None:
         with self._door:
@@ -332,7 +333,7 @@ class TorchEngine:
         """Takes a new token into a sequence and emits it; returns whether the sequence goes on."""
         if self._ended(sequence):
             return False
-        if token == self.tokenizer.end_id:
+        if token in sequence.ends:
             self._emit(sequence, Delta((), sequence.stream.end(), "stop"))
             return False
         if sequence.grammar is not None:

@@ -203,7 +203,10 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
         if not model.engine.capabilities().generates:
             raise Refused(400, _no_chat(model), "invalid_request_error")
         prompt = model.chat_prompt([message.model_dump() for message in body.messages])
-        deltas = model.answer(prompt, Decoding(max_tokens, body.temperature, body.seed, body.top_p))
+        asked = replace(
+            model.decoding, max_new_tokens=max_tokens, temperature=body.temperature, seed=body.seed, top_p=body.top_p
+        )
+        deltas = model.answer(prompt, asked)
         if body.stops():
             deltas = until(deltas, body.stops())
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}

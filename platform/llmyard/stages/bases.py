@@ -11,11 +11,12 @@ from llmyard.models.written import Shape, shape_of
 from llmyard.stages.config import Finetune, Pretrain, refusal
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.stages.naming import HUB, hub_name
+from llmyard.stages.templates import TEMPLATE_FILES
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of
 
 # All that is read of a model: no pickles and no code, whatever else lies beside it.
-WANTED = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", FILE)
+WANTED = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", FILE, *TEMPLATE_FILES)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

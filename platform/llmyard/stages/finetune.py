@@ -11,6 +11,7 @@ from llmyard.stages.bases import base_of, check_family, same_tokenizer
 from llmyard.stages.config import Finetune, longest_of
 from llmyard.stages.examples import content, encode_examples, parts_of, prompt_ids
 from llmyard.stages.stage import Made, Making
+from llmyard.stages.templates import with_template
 from llmyard.stages.training import TrainJob, is_apart, run_training
 from llmyard.tasks.catalogue import form_of
 from llmyard.tasks.config import LABELLERS
@@ -137,6 +138,7 @@ def make(config: Finetune, making: Making) -> Made:
 
     draft = making.draft
     base = making.parents.get("base")
+    config = with_template(config, base, making.parents["tokenizer"])
     family = _family(config, base)
     parts = parts_of(config)
     _check_question_end(config, making.parents["tokenizer"], family)

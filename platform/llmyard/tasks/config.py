@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmyard.core.config import Config
 
 # Which model families can do a task: they write an answer, or they label what they read.
 WRITERS = ("transformer", "gpt2", "llama", "t5")
 LABELLERS = ("bert",)
+LLMYARD, OF_MODEL = "llmyard", "model"  # templates of conversations that are named, not written out
 
 
 class _Writing(Config):
@@ -105,6 +106,14 @@ class RelationClassification(Config):
 class _Conversation(_Writing):
     max_source_tokens: int = Field(256, ge=8, description="Of what was said before; the oldest turns are forgotten.")
 
+    template: str = Field(
+        "llmyard",
+        min_length=1,
+        description="`llmyard`: each turn behind a token of its role. `model`: the base's own chat template, for a "
+        "decoder of a hub that converses already. Else a Jinja template.",
+    )
+    turn_end: str = Field("", description="With a template: the token that ends an answer; unset, it is found there.")
+
 
 class Dialogue(_Conversation):
     """Answer in a conversation of several turns; with slots, say what the user wants so far."""
@@ -112,6 +121,12 @@ class Dialogue(_Conversation):
     families: ClassVar = WRITERS
     kind: Literal["dialogue"] = "dialogue"
     slots: bool = Field(False, description="Write the state (`slot=value; ...`) after each turn of the user instead.")
+
+    @model_validator(mode="after")
+    def _slots_behind_roles(self) -> Self:
+        if self.slots and self.template != LLMYARD:
+            raise ValueError("`slots` are written behind llmyard's own template: leave `template` out")
+        return self
 
 
 class Instruction(_Conversation):

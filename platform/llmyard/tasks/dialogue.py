@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmyard.metrics.measure import Measure, by_group, f1_of, mean, precision_of
-from llmyard.tasks.config import Dialogue, Instruction, Preference
+from llmyard.tasks.chat_template import ChatTemplate
+from llmyard.tasks.config import LLMYARD, Dialogue, Instruction, Preference
 from llmyard.tasks.task import BadExample, Decoding, EncodedExample, Form, Labels, Marked, Output, Record, Task, need
 from llmyard.text.script import language_by_script
 from llmyard.tokens.tokenizer import ASSISTANT, SEPARATOR, SYSTEM, USER, Tokenizer
@@ -26,8 +27,8 @@ def dialogue(config: Dialogue | Instruction, form: Form) -> Task:
 class _Conversation:
     """What replies and states share: turns in, an answer behind them.
 
-    Template: each turn is ``<role> content <end>``. Where the turns are too long the oldest are forgotten, but for what
-    the system says at the beginning.
+    Template: each turn is ``<role> content <end>``, unless the config has one of a model's own. Where the turns are too
+    long the oldest are forgotten, but for what the system says at the beginning.
 
     A decoder learns all answers of a conversation in one sequence, each after what stands before it; an encoder-decoder
     reads what stands before and learns one answer. Nothing but the answers and their ends is learned.
@@ -40,6 +41,8 @@ class _Conversation:
     def __init__(self, config: Dialogue | Instruction | Preference, form: Form) -> None:
         self.name: str = config.kind
         self._source, self._target, self._form = config.max_source_tokens, config.max_target_tokens, form
+        self._template = None if config.template == LLMYARD else ChatTemplate(config.template)
+        self._turn_end = config.turn_end
 
     def check(self, record: Record) -> Record:
         """Returns the record if its turns have a known role and content."""
@@ -69,6 +72,8 @@ class _Conversation:
 
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids of the turns and of what makes the model answer."""
+        if self._template is not None:
+            return self._prompt_by(self._template, record["messages"], tokenizer)
         turns = [_turn(each, tokenizer) for each in record["messages"]]
         is_led = bool(turns) and record["messages"][0]["role"] == "system"
         lead, rest = (turns[0][: self._source // 2], turns[1:]) if is_led else ([], turns)
@@ -77,6 +82,26 @@ class _Conversation:
             rest = rest[1:]
         said = [id_ for turn in rest for id_ in turn]
         return [*lead, *said[max(0, len(said) - max(1, room)) :], tokenizer.control(self.before_answer)]
+
+    def _prompt_by(self, template: ChatTemplate, messages: Sequence[Record], tokenizer: Tokenizer) -> list[int]:
+        """Returns the prompt by a model's own template; the oldest turns are forgotten by twos, as roles alternate."""
+        led = int(bool(messages) and messages[0]["role"] == "system")
+        lead, rest = list(messages[:led]), list(messages[led:])
+        ids = template.prompt([*lead, *rest], tokenizer)
+        while len(ids) > self._source and len(rest) > 2:
+            rest = rest[2:]
+            ids = template.prompt([*lead, *rest], tokenizer)
+        return ids[max(0, len(ids) - self._source) :]
+
+    def target_ids(self, answer: str, tokenizer: Tokenizer) -> list[int]:
+        """Returns an answer with its end, as the model learns it."""
+        if self._template is None:
+            return [*tokenizer.encode(answer), tokenizer.end_id]
+        return [*tokenizer.encode(answer.strip()), tokenizer.control(self._end_name(tokenizer))]
+
+    def _end_name(self, tokenizer: Tokenizer) -> str:
+        assert self._template is not None
+        return self._turn_end or self._template.turn_end(tokenizer)
 
     def encode(
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
@@ -90,7 +115,7 @@ class _Conversation:
             return [whole]
         examples = []
         for case in self.cases(record):
-            target = [*tokenizer.encode(self.answer(case)), tokenizer.end_id]
+            target = self.target_ids(self.answer(case), tokenizer)
             if len(target) <= self._target:
                 prompt = self.prompt(case, tokenizer)
                 examples.append(self._example([*prompt, *target], [0] * len(prompt) + [1] * len(target), len(prompt)))
@@ -108,8 +133,8 @@ class _Conversation:
         return None
 
     def decoding(self, labels: Labels) -> Decoding:
-        """Returns the length of the longest answer that was learned."""
-        return Decoding(max_new_tokens=self._target)
+        """Returns the length of the longest answer that was learned, and the token that ends one."""
+        return Decoding(max_new_tokens=self._target, end_tokens=(self._turn_end,) if self._turn_end else ())
 
     def prediction(self, record: Record, answer: Any) -> Any:
         """Returns what was written."""
@@ -138,6 +163,8 @@ class Replies(_Conversation):
         return str(case["reply"])
 
     def _in_one(self, record: Record, tokenizer: Tokenizer) -> EncodedExample | None:
+        if self._template is not None:
+            return self._in_one_by(self._template, record["messages"], tokenizer)
         ids: list[int] = []
         learned: list[int] = []
         for at, turn in enumerate(record["messages"]):
@@ -150,6 +177,25 @@ class Replies(_Conversation):
         if len(ids) > self._source + self._target or 1 not in learned:
             return None
         return self._example(ids, learned, learned.index(1))
+
+    def _in_one_by(
+        self, template: ChatTemplate, messages: Sequence[Record], tokenizer: Tokenizer
+    ) -> EncodedExample | None:
+        """Returns all turns by a model's own template; None where an answer is not asked for as it stands there."""
+        whole, end = template.whole(messages, tokenizer), tokenizer.control(self._end_name(tokenizer))
+        learned = [0] * len(whole.ids)
+        for at, turn in enumerate(messages):
+            if turn["role"] != "assistant" or not turn.get("learned", True) or not at:
+                continue
+            said = whole.said[at]
+            if said is None or whole.ids[said[1] : said[1] + 1] != [end] or said[1] - said[0] >= self._target:
+                return None
+            if template.prompt(messages[:at], tokenizer) != whole.ids[: said[0]]:
+                return None
+            learned[said[0] : said[1] + 1] = [1] * (said[1] + 1 - said[0])
+        if len(whole.ids) > self._source + self._target or 1 not in learned:
+            return None
+        return self._example(whole.ids, learned, learned.index(1))
 
     def measures(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, Measure]:
         """Returns ROUGE-L, chrF and the share of replies that are right to the letter, by language and their means."""

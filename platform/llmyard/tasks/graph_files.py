@@ -51,10 +51,12 @@ def read_graph(triples: Iterable[str], entities: Iterable[str]) -> Graph:
     Raises:
         DataError: A table is none of this version, or a line is no row of it.
     """
+    things = _rows(entities, ENTITIES, 2)
+    facts = _rows(triples, TRIPLES, 3)
     return Graph(
-        tuple(GraphEntity(name, kind, items, one, two) for (name, kind), (one, two), items in _rows(entities, ENTITIES, 2)),
-        tuple(GraphTriple(*names, count, items) for names, (count,), items in _rows(triples, TRIPLES, 3)),
-    )  # fmt: skip
+        tuple(GraphEntity(name, kind, items, *numbers) for (name, kind), numbers, items in things),
+        tuple(GraphTriple(one, relation, two, count, items) for (one, relation, two), (count,), items in facts),
+    )
 
 
 def turtle_lines(graph: Graph, base: str = BASE) -> Iterator[str]:
@@ -104,13 +106,11 @@ def _rows(
         head: The first one.
         names: How many texts a row begins with.
     """
-    width = len(head.split(","))
-    for number, line in enumerate(lines, 1):
-        line = line.rstrip("\r\n")
-        if number == 1:
-            if line != head:
-                raise DataError(f"line 1 is {version_of(line) or line!r:.100}", f"the table's first line is {head!r}")
-            continue
+    width, stripped = len(head.split(",")), (line.rstrip("\r\n") for line in lines)
+    first = next(stripped, "")
+    if first != head:
+        raise DataError(f"line 1 is {version_of(first) or first!r:.100}", f"the table's first line is {head!r}")
+    for number, line in enumerate(stripped, 2):
         cells = line.split("\t")
         numbers = cells[names:-1]
         if len(cells) != width or not all(each.isdecimal() and each.isascii() for each in numbers):

@@ -46,7 +46,7 @@ class PreferenceTask(Replies):
         found: list[list[EncodedExample] | None] = []
         for record in records:
             prompt = self.prompt(record, tokenizer)
-            chosen, rejected = ([*tokenizer.encode(record[name]), tokenizer.end_id] for name in ("chosen", "rejected"))
+            chosen, rejected = (self.target_ids(record[name], tokenizer) for name in ("chosen", "rejected"))
             if max(len(chosen), len(rejected)) > self._target:
                 found.append(None)
                 continue

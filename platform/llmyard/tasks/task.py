@@ -51,8 +51,8 @@ class EncodedExample:
 class Decoding:
     """How answers are written unless the request says otherwise; temperature 0 is greedy.
 
-    With a ``json_schema`` nothing else than JSON that follows it is written. The last four hold an answer to a length,
-    a language, and to words and runs of tokens that do not stand in it.
+    With a ``json_schema`` nothing else than JSON that follows it is written. The four behind it hold an answer to a
+    length, a language, and to words and runs of tokens that do not stand in it. ``end_tokens`` end it, by their names.
     """
 
     max_new_tokens: int = 128
@@ -64,6 +64,7 @@ class Decoding:
     language: str | None = None
     forbidden: tuple[str, ...] = ()
     no_repeat: int = 0
+    end_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

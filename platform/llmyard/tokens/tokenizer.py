@@ -117,6 +117,30 @@ class Tokenizer:
         """Returns the ids of one text."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def encode_template(self, text: str) -> list[int]:
+        """Returns the ids of a text of one's own, in which the names of special tokens stand for these."""
+        return list(self._naming.encode(text, add_special_tokens=False).ids)
+
+    def is_special(self, id_: int) -> bool:
+        """Returns whether an id is that of a special token, which stands for no text."""
+        found = self._specials.get(id_)
+        return found is not None
+
+    def name_of(self, id_: int) -> str:
+        """Returns the name of a token, as :meth:`control` takes it."""
+        return str(self._backend.id_to_token(id_))
+
+    @cached_property
+    def _naming(self) -> Backend:
+        backend = Backend.from_str(self.to_json())
+        backend.encode_special_tokens = False
+        return backend
+
+    @cached_property
+    def _specials(self) -> dict[int, str]:
+        added = self._backend.get_added_tokens_decoder()
+        return {id_: token.content for id_, token in added.items() if token.special}
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of many texts; the work is done outside Python."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -77,8 +77,8 @@ def make_optimizers(
             inner = [(name, each) for name, each in named if each.dim() == 2 and id(each) not in outer]
             rest = [(name, each) for name, each in named if each.dim() != 2 or id(each) in outer]
             muon = torch.optim.Muon(
-                _decayed(inner, config.weight_decay, scales), lr=config.learning_rate, weight_decay=config.weight_decay, momentum=config.momentum,
-                adjust_lr_fn="match_rms_adamw",
+                _decayed(inner, config.weight_decay, scales), lr=config.learning_rate,
+                weight_decay=config.weight_decay, momentum=config.momentum, adjust_lr_fn="match_rms_adamw",
             )  # fmt: skip
             others = [_adamw(_decayed(rest, config.weight_decay, scales), config)] if rest else []
             return Optimizers(muon, *others)

@@ -1,0 +1,62 @@
+"""The chat template that comes with a checkpoint, put into the task that is to be learned in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llmyard.core.artifacts import Artifact
+from llmyard.core.errors import RequestError
+from llmyard.stages.config import Finetune
+from llmyard.tasks.chat_template import ChatTemplate, with_names
+from llmyard.tasks.config import LLMYARD, OF_MODEL
+from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+TEMPLATE_FILES = (SETTINGS, TEMPLATE)
+
+
+def chat_template(base: Artifact) -> str:
+    """Returns the chat template of a checkpoint, which knows the tokens that it names.
+
+    Raises:
+        RequestError: It has none.
+    """
+    there = {entry.path for entry in base.files()}
+    settings: dict[str, Any] = {}
+    if SETTINGS in there:
+        settings = json.loads(base.local(SETTINGS).read_text(encoding="utf-8"))
+    found = settings.get("chat_template")
+    if TEMPLATE in there:
+        found = base.local(TEMPLATE).read_text(encoding="utf-8")
+    if isinstance(found, list):  # several, by name
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    if not isinstance(found, str) or not found.strip():
+        raise RequestError(
+            f"{base.reference} came without a chat template",
+            "give `template: llmyard`, a Jinja template, or take the model in again with its tokenizer_config.json",
+        )
+    return with_names(found, settings)
+
+
+def with_template(config: Finetune, base: Artifact | None, tokenizer: Artifact) -> Finetune:
+    """Returns a stage whose task holds its chat template written out, and the token that ends an answer there.
+
+    Raises:
+        RequestError: There is no such template, or it has no such token.
+    """
+    task = config.task
+    template = getattr(task, "template", LLMYARD)
+    if template == LLMYARD:
+        return config
+    if template == OF_MODEL:
+        if base is None:
+            raise RequestError("`template: model` is that of a base", "name one as `init`, or give `template: llmyard`")
+        template = chat_template(base)
+    words = Tokenizer.load(tokenizer.local(FILE))
+    end = getattr(task, "turn_end", "") or ChatTemplate(template).turn_end(words)
+    try:
+        words.control(end)
+    except KeyError:
+        raise RequestError(f"{tokenizer.reference} has no token {end!r}", "name one of its own as `turn_end`") from None
+    return config.model_copy(update={"task": task.model_copy(update={"template": template, "turn_end": end})})
