@@ -286,8 +286,8 @@ Templates = Template | Annotated[tuple[Template, ...], Field(min_length=1)]
 class Triples(Config):
     """Sentences that say the triples of a knowledge graph, so that a model learns them from its corpus.
 
-    Lines are subject, relation, object, between tabs; further cells are not read. A graph's own table of triples is read
-    too. Few sentences make a short document: see `quality.min_characters`.
+    Lines are subject, relation, object, between tabs; further cells are not read. A graph's own table of triples is
+    read too. Few sentences make a short document: see `quality.min_characters`.
     """
 
     kind: Literal["triples"] = "triples"

@@ -129,7 +129,7 @@ def test_the_whole_bias_is_infinite_and_none_is_nothing() -> None:
 
 
 def test_wrong_requests_say_what_is_accepted() -> None:
-    with pytest.raises(DataError, match="a bias of 1.5"):
+    with pytest.raises(DataError, match=r"a bias of 1\.5"):
         SmallWorld(bias=1.5)
     with pytest.raises(DataError, match="no language 'fr'"):
         probes("fr")

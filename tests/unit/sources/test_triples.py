@@ -230,13 +230,14 @@ def test_files_are_listed_and_missing_ones_named(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_templates_that_say_nothing_are_refused_with_their_place(template: str, reason: str) -> None:
-    job = f"kind: prepare\noutput: a\nsources:\n  - kind: triples\n    paths: [x.tsv]\n    templates: {{r: {{en: '{template}'}}}}\n"
+    job = "kind: prepare\noutput: a\nsources:\n  - kind: triples\n    paths: [x.tsv]\n"
+    job += f"    templates: {{r: {{en: '{template}'}}}}\n"
     with pytest.raises(ConfigError) as caught:
         parse_job(job, "job.yaml", job_adapter(), ())
     assert reason in caught.value.what
     assert caught.value.what.startswith("job.yaml:6:")
     assert parse_job(job.replace(template, "{subject} {object}"), "job.yaml", job_adapter(), ())
-    with pytest.raises(ConfigError, match="job.yaml:6"):
+    with pytest.raises(ConfigError, match=r"job\.yaml:6"):
         parse_job(job.replace("en:", "fr:").replace(template, "{subject} {object}"), "job.yaml", job_adapter(), ())
 
 
