@@ -99,8 +99,10 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
     for index, stage in enumerate(stages_of(job)):
         at: tuple[str | int, ...] = ("stages", index) if isinstance(job, Pipeline) else ()
         named = [((*at, "sources", number), each) for number, each in enumerate(getattr(stage, "sources", ()) or ())]
-        if stage.kind == "finetune":
-            named.append(((*at, "data"), stage.data))
+        data = getattr(stage, "data", None)
+        named += [((*at, "data"), data)] if data is not None else []
+        others = getattr(stage, "also", ())
+        named += [((*at, "also", number, "data"), each.data) for number, each in enumerate(others)]
         for init in hub_models(stage):
             from llmyard.stages.bases import check_hub
 

@@ -134,6 +134,8 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
     if stage.kind == "finetune":
         named.append(("tokenizer", stage.tokenizer))
         named += [("checkpoint", stage.distillation.teacher)] if stage.distillation is not None else []
+        translator = stage.augment.back_translate if stage.augment is not None else None
+        named += [("checkpoint", translator)] if translator is not None else []
     if stage.kind == "evaluate":
         named.append(("checkpoint", stage.checkpoint))
         named += [("checkpoint", stage.compare_to)] if stage.compare_to is not None else []
