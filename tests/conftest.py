@@ -39,11 +39,13 @@ class Tiny:
         folders: By kind: ``base`` (GPT-2), ``translator`` (encoder-decoder), ``triples`` (span tagger).
         tokenizer: What all of them read; a Chinese character is up to three tokens.
         store: Their checkpoints, named as the kinds.
+        facts: Records that ``triples`` has learned.
     """
 
     folders: dict[str, Path]
     tokenizer: Any
     store: Any
+    facts: Any
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +74,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             shutil.copytree(folders[kind], Path(draft.uri), dirs_exist_ok=True)
             details = {} if config is None else {"task_config": config.model_dump(mode="json")}
             draft.commit(config={}, parents=(), metrics={}, details=details)
-    return Tiny(folders, tokenizer, store)
+    return Tiny(folders, tokenizer, store, FACTS)
 
 
 def _base(tokenizer: Any, config: None) -> Any:

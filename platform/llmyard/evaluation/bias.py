@@ -66,9 +66,13 @@ class Bias:
     by_side: Mapping[str, float]
 
 
+PLANTED = "smallworld"
+"""Name of the probe of smallworld's own bias, whose true value is known (``sources.smallworld.bias``)."""
+
+
 def probes() -> list[str]:
     """Returns the names of the probes there are; ``bias.yaml`` says what each asks."""
-    return list(_data()["probes"])
+    return [*_data()["probes"], PLANTED]
 
 
 def pairs_of(probe: str, language: str) -> list[Pair]:
@@ -77,6 +81,10 @@ def pairs_of(probe: str, language: str) -> list[Pair]:
     Raises:
         RequestError: There is no such probe, or not in this language.
     """
+    if probe == PLANTED:
+        from llmyard.sources.smallworld import bias
+
+        return [Pair(*each) for each in bias.probes(language)]
     found = _data()["probes"].get(probe)
     if found is None:
         raise RequestError(f"there is no bias probe {probe!r}", f"known: {', '.join(probes())}")

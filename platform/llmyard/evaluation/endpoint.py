@@ -18,10 +18,15 @@ RECORDS = 8  # in one request
 MAX_ANSWER_BYTES = 64 << 20
 _PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 _BUSY = (429, 502, 503, 504)
+_REFUSED = (400, 413, 422)
 
 
 class EndpointFailed(LlmyardError):
     """An endpoint did not answer, or not as it should."""
+
+
+class Refused(RequestError):
+    """An endpoint does not take what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,22 @@ class LiveModel:
         return models[self.name]
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Any]:
-        """Returns what a model of llmyard says of records of its task, in their order.
+        """Returns what a model of llmyard says of records of its task, in their order; None of one that it refuses, for
+        being too long for instance.
 
         Raises:
-            RequestError: A record is refused.
+            RequestError: The key or the model is refused.
             EndpointFailed: It does not answer.
         """
+        try:
+            return self._predicted(records)
+        except Refused:
+            if len(records) < 2:
+                return [None]
+        middle = len(records) // 2
+        return [*self.predict(records[:middle]), *self.predict(records[middle:])]
+
+    def _predicted(self, records: Sequence[dict[str, Any]]) -> list[Any]:
         batches = [list(records[at : at + RECORDS]) for at in range(0, len(records), RECORDS)]
         found = self._all("/v1/predict", [{"model": self.name, "records": batch} for batch in batches])
         answers = [_list(each, "answers") for each in found]
@@ -76,19 +91,23 @@ class LiveModel:
             )
         return [answer for batch in answers for answer in batch]
 
-    def chat(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Returns what a model says to each text as the only message of a conversation, greedily.
+    def chat(self, texts: Sequence[str], max_tokens: int) -> list[str | None]:
+        """Returns what a model says to each text as the only message of a conversation, greedily; None of one that it
+        refuses.
 
         Raises:
-            RequestError: A text is refused.
+            RequestError: The key or the model is refused.
             EndpointFailed: It does not answer.
         """
         bodies = [
             {"model": self.name, "max_tokens": max_tokens, "temperature": 0.0, "messages": [_user(text)]}
             for text in texts
         ]
-        said = []
-        for found in self._all("/v1/chat/completions", bodies):
+        said: list[str | None] = []
+        for found in self._all("/v1/chat/completions", bodies, may_refuse=True):
+            if found is None:
+                said.append(None)
+                continue
             choices = _list(found, "choices")
             message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
             if not isinstance(message, dict):
@@ -98,9 +117,17 @@ class LiveModel:
             said.append(str(message.get("content") or ""))
         return said
 
-    def _all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
+    def _all(self, path: str, bodies: Sequence[Any], may_refuse: bool = False) -> list[Any]:
+        def ask(body: Any) -> Any:
+            try:
+                return self._ask(path, body)
+            except Refused:
+                if may_refuse:
+                    return None
+                raise
+
         with ThreadPoolExecutor(self.streams) as pool:
-            return list(pool.map(lambda body: self._ask(path, body), bodies))
+            return list(pool.map(ask, bodies))
 
     def _ask(self, path: str, body: Any = None) -> Any:
         """Returns the answer to one request; busy endpoints are asked again."""
@@ -118,7 +145,7 @@ class LiveModel:
                         f"{self.url} refuses the key: {said}", "set it in the variable `key_env`"
                     ) from None
                 if error.code not in _BUSY:
-                    kind = RequestError if error.code < 500 else EndpointFailed
+                    kind = Refused if error.code in _REFUSED else EndpointFailed
                     raise kind(f"{self.url}{path} answered {error.code}: {said}", "see what it says") from None
                 if pause is None:
                     raise EndpointFailed(

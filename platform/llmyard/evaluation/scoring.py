@@ -25,10 +25,12 @@ class Answered:
     Attributes:
         record: As asked, with the right answer.
         answer: As :meth:`llmyard.tasks.task.Task.prediction` takes it.
+        is_refused: Whether a model behind a URL did not take the case: it has an empty answer, which counts.
     """
 
     record: Record
     answer: Any
+    is_refused: bool = False
 
 
 def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) -> dict[str, Any]:
@@ -44,9 +46,10 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
     measures = task.measures(predictions, records)
     name, naive = task.baseline(train, records)
     floor = task.measures(naive, records)
+    refused = sum(each.is_refused for each in answered) / max(1, len(answered))
     return {
         "examples": len(records),
-        "metrics": values_of(measures) | task.figures(predictions, records),
+        "metrics": values_of(measures) | task.figures(predictions, records) | ({"refused": refused} if refused else {}),
         "intervals": {name: _ends(interval) for name, interval in intervals(measures).items()},
         "baseline": values_of(floor),
         "baseline_name": name,

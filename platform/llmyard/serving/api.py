@@ -158,6 +158,7 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
                 "object": "model",
                 "owned_by": "llmyard",
                 "artifact": model.reference,
+                "family": model.engine.capabilities().family.removeprefix("llmyard_"),
                 "task": model.task.name if model.task is not None else "causal_lm",
             }
             for model in there.all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
+from llmyard.evaluation.endpoint import LiveModel
 from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, scored
 from llmyard.models.written import shape_of
@@ -32,6 +34,10 @@ from llmyard.text.disturbances import Disturbance
 WHOLE = 1 << 62
 _ATTRIBUTIONS = "attributions-{}.json"
 _TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
+# What stands for the answer to a case that a model behind a URL refused.
+_EMPTY: Mapping[str, Any] = {
+    "text": "", "spans": [{"entities": [], "triples": []}], "label": [{"label": "", "shares": {}}]
+}  # fmt: skip
 DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
 
 
@@ -69,12 +75,24 @@ def check_comparable(config: Evaluate, checkpoint: Artifact, other: Artifact) ->
         )
 
 
-def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
+def live_model(config: Evaluate) -> LiveModel | None:
+    """Returns the model behind a URL that an evaluation asks; None where it asks a checkpoint.
+
+    Its key is read here, from the environment of who began the job.
+    """
+    where = config.endpoint
+    if where is None:
+        return None
+    key = os.environ.get(where.key_env, "")
+    return LiveModel(where.url, where.model, key, where.streams, where.timeout_seconds)
+
+
+def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None) -> dict[str, Any]:
     """Returns what the report says of each split."""
     from llmyard.runtime.datasets import map_units, map_with
 
-    checkpoint, draft = making.parents["checkpoint"], making.draft
-    asked = Asked.of(checkpoint, config)
+    draft = making.draft
+    asked = Asked.of(making.parents["checkpoint"], config) if live is None else Asked.live(live, config)
     others = {"other": making.parents["other"]} if "other" in making.parents else {}
     rows = []
     for split in config.splits:
@@ -90,18 +108,13 @@ def task_metrics(config: Evaluate, making: Making) -> dict[str, Any]:
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
     for each in asked_of.values():
         each.data = asked.data  # the same questions to all
-    for name, model in {"": checkpoint, **others}.items():
-        arguments = (
-            model,
-            asked_of[name],
-            draft.storage,
-            _folder(draft.folder, name),
-            config.batch_size,
-            control,
-            config.attributions,
-            config.disturb,
-        )
-        for _ in map_with(rows, Predictor, arguments):
+    models = {"": live if live is not None else making.parents["checkpoint"], **others}
+    for name, model in models.items():
+        where = (draft.storage, _folder(draft.folder, name), config.disturb)
+        arguments: tuple[Any, ...] = (model, asked_of[name], *where)
+        if live is None:
+            arguments += (config.batch_size, control, config.attributions)
+        for _ in map_with(rows, Predictor if live is None else LivePredictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
     score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity)
@@ -154,7 +167,20 @@ class Asked:
             room = int(details.get("sequence_length", 0)) or DEFAULT_ROOM
             return cls(config.task, config.data, family, shots=config.shots, room=room)
         trained = Finetune.model_validate(checkpoint.config)
-        return cls(trained.task, config.data or trained.data, family, details.get("prompt_ids", ()))
+        task = _TASK.validate_python(details["task_config"])
+        return cls(task, config.data or trained.data, family, details.get("prompt_ids", ()))
+
+    @classmethod
+    def live(cls, model: LiveModel, config: Evaluate) -> Asked:
+        """Returns what a model behind a URL is asked: records where it is llmyard's and made for the task, plain text
+        else.
+        """
+        assert config.task is not None
+        assert config.data is not None
+        about = model.about()
+        if about.get("task") == config.task.kind and "artifact" in about and not config.shots:
+            return cls(config.task, config.data, str(about.get("family", "gpt2")))
+        return cls(config.task, config.data, "gpt2", shots=config.shots)
 
     def task(self) -> Task:
         """Returns the task; in plain text with its solved examples, which are read here."""
@@ -219,29 +245,21 @@ def _part(row: Mapping[str, Any]) -> str:
     return f"{row['split']}-{row['index']:06d}-{row['half']}.json"
 
 
-class Predictor:
-    """Answers a unit's cases with the engine that also serves, and writes them with their records."""
+class _Answering:
+    """Answers a unit's cases, and writes them with their records."""
 
-    def __init__(
-        self,
-        checkpoint: Artifact,
-        asked: Asked,
-        storage: Storage,
-        folder: str,
-        batch_size: int,
-        control: Mapping[str, Any],
-        attributions: int,
-        disturb: Disturbance | None,
-    ) -> None:
-        from llmyard.generation.model import engine_of, labels_of
-
-        self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
+    def __init__(self, asked: Asked, storage: Storage, folder: str, disturb: Disturbance | None) -> None:
         self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
-        self.batch_size, self.control, self.attributions = batch_size, control, attributions
         self.disturb = disturb
 
+    def answers(self, cases: Sequence[Record]) -> list[Any]:
+        """Returns what the model says of cases, None of one that it refuses."""
+        raise NotImplementedError
+
+    def look_into(self, split: str, cases: Sequence[Record]) -> None:
+        """Explains the first answers of a split, where that is asked for."""
+
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from llmyard.generation.answers import answers_of
         from llmyard.tasks.disturbing import perturbed
 
         path = f"{self.folder}/{_part(row)}"
@@ -253,21 +271,71 @@ class Predictor:
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
             cases = [case for record in halves[row["half"]] for case in task.cases(record)]
-            answers = answers_of(self.engine, task, cases, self.batch_size, self.labels, self.control)
-            lines = [{"record": case, "answer": answer} for case, answer in zip(cases, answers, strict=True)]
-            if self.attributions and row["index"] == row["half"] == 0:
-                self._attribute(row["split"], cases[: self.attributions])
+            lines = [
+                {"record": case, "answer": _EMPTY[task.output] if answer is None else answer, "refused": answer is None}
+                for case, answer in zip(cases, self.answers(cases), strict=True)
+            ]
+            if row["index"] == row["half"] == 0:
+                self.look_into(row["split"], cases)
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}
 
-    def _attribute(self, split: str, cases: Sequence[Record]) -> None:
+
+class Predictor(_Answering):
+    """Answers with the engine that also serves."""
+
+    def __init__(
+        self,
+        checkpoint: Artifact,
+        asked: Asked,
+        storage: Storage,
+        folder: str,
+        disturb: Disturbance | None,
+        batch_size: int,
+        control: Mapping[str, Any],
+        attributions: int,
+    ) -> None:
+        from llmyard.generation.model import engine_of, labels_of
+
+        super().__init__(asked, storage, folder, disturb)
+        self.engine, self.labels = engine_of(checkpoint, threads=1), labels_of(checkpoint)
+        self.batch_size, self.control, self.attributions = batch_size, control, attributions
+
+    def answers(self, cases: Sequence[Record]) -> list[Any]:
+        """Returns what the model says of cases."""
+        from llmyard.generation.answers import answers_of
+
+        return answers_of(self.engine, self.task, cases, self.batch_size, self.labels, self.control)
+
+    def look_into(self, split: str, cases: Sequence[Record]) -> None:
+        """Writes what each token of some inputs did for the answer."""
         from llmyard.generation.attribution import attributions_of
 
+        if not self.attributions:
+            return
         decoding = replace(self.task.decoding(self.labels), **self.control)
-        found = [asdict(each) for each in attributions_of(self.engine, self.task, cases, decoding)]
+        some = cases[: self.attributions]
+        found = [asdict(each) for each in attributions_of(self.engine, self.task, some, decoding)]
         self.storage.write(
             f"{self.folder}/{_ATTRIBUTIONS.format(split)}", json.dumps(found, ensure_ascii=False).encode()
         )
+
+
+class LivePredictor(_Answering):
+    """Answers with a model behind a URL."""
+
+    def __init__(
+        self, model: LiveModel, asked: Asked, storage: Storage, folder: str, disturb: Disturbance | None
+    ) -> None:
+        super().__init__(asked, storage, folder, disturb)
+        self.model = model
+
+    def answers(self, cases: Sequence[Record]) -> list[Any]:
+        """Returns what the model says of cases; in plain text where it was not made for the task."""
+        task = self.task
+        if isinstance(task, FewShot):
+            return self.model.chat([task.text(case) for case in cases], task.decoding({}).max_new_tokens)
+        return self.model.predict(cases) if cases else []
 
 
 class Scorer:
@@ -289,6 +357,8 @@ class Scorer:
             harm = toxicity([str(each.answer) for each in answered], self.toxicity)
             found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
             found["intervals"] |= {f"toxic_{name}": [each.share.low, each.share.high] for name, each in harm.items()}
+        if task.name == "knowledge_graph":
+            found["graph"] = self._graph(split, task, answered)
         if "other" in self.asked:
             found |= against(task, answered, self.asked["other"].task(), self._answered(split, "other"))
         found["attributions"] = json.loads(
@@ -296,10 +366,24 @@ class Scorer:
         )
         return {"split": split, "scored": found}
 
+    def _graph(self, split: str, task: Task, answered: Sequence[Answered]) -> dict[str, int]:
+        """Writes all that was found of a split as one graph, and returns how large it is."""
+        from llmyard.tasks.graph import graph_of_answers
+        from llmyard.tasks.graph_files import entity_lines, triple_lines, turtle_lines
+
+        graph = graph_of_answers(task, [each.record for each in answered], [each.answer for each in answered])
+        tables = {
+            f"graph-{split}.tsv": triple_lines(graph), f"graph-{split}-entities.tsv": entity_lines(graph),
+            f"graph-{split}.ttl": turtle_lines(graph),
+        }  # fmt: skip
+        for name, lines in tables.items():
+            self.storage.write(f"{self.folder}/{name}", "".join(lines).encode())
+        return {"entities": len(graph.entities), "triples": len(graph.triples)}
+
     def _answered(self, split: str, name: str) -> list[Answered]:
         folder, lines = _folder(self.folder, name), []
         for index, _ in enumerate(plan_examples(self.asked[name].data, split)):
             for half in (0, 1):
                 part = self.storage.read(f"{folder}/{_part({'split': split, 'index': index, 'half': half})}")
                 lines += json.loads(part or b"[]")
-        return [Answered(line["record"], line["answer"]) for line in lines]
+        return [Answered(line["record"], line["answer"], line["refused"]) for line in lines]

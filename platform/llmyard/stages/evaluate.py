@@ -5,22 +5,25 @@ Answers are written part by part on Ray Data; the driver sees metrics only.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import TypeAdapter
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
+from llmyard.core.files import read_file
 from llmyard.core.tracking import metric_key
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import splits_of
-from llmyard.stages.answering import check_askable, check_comparable, task_metrics
+from llmyard.stages.answering import check_askable, check_comparable, live_model, task_metrics
 from llmyard.stages.config import Evaluate
 from llmyard.stages.evaluation_report import pages
 from llmyard.stages.perplexity import perplexity
+from llmyard.stages.probing import content, figures, probed
 from llmyard.stages.stage import Made, Making
 
 REVISION = 3
@@ -28,7 +31,12 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 
 def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
-    """Returns the checkpoint, another one to compare it with and, of a base model, the shards it was trained on."""
+    """Returns the checkpoint, another one to compare it with and, of a base model, the shards it was trained on;
+    nothing of a model behind a URL.
+    """
+    if config.checkpoint is None:
+        _check_splits(config, splits_of(config.data) if config.data is not None else (), "the data")
+        return {}
     checkpoint = store.get(config.checkpoint, "checkpoint")
     found = {"checkpoint": checkpoint}
     if config.compare_to is not None:
@@ -44,10 +52,7 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
         raise RequestError(
             f"{checkpoint.reference} was not trained here: its data is not known", "give `task` and `data`, or tune it"
         )
-    unknown = [split for split in config.splits if split not in there]
-    if unknown:
-        named = f"one of: {', '.join(there)}" if there else "prepare the corpus with a larger share under `splits:`"
-        raise RequestError(f"{checkpoint.reference} has no split {unknown[0]!r}", named)
+    _check_splits(config, there, checkpoint.reference)
     if config.task is not None:
         check_askable(config, checkpoint)
     elif config.data is not None and kind != "finetune":
@@ -57,9 +62,16 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     return found
 
 
-def _data(config: Evaluate, checkpoint: Artifact) -> ExampleSource | None:
+def _check_splits(config: Evaluate, there: Sequence[str], of: str) -> None:
+    unknown = [split for split in config.splits if split not in there]
+    if unknown:
+        named = f"one of: {', '.join(there)}" if there else "prepare the corpus with a larger share under `splits:`"
+        raise RequestError(f"{of} has no split {unknown[0]!r}", named)
+
+
+def _data(config: Evaluate, checkpoint: Artifact | None) -> ExampleSource | None:
     """Returns the examples to be asked; None where the checkpoint has no task."""
-    if config.data is not None:
+    if config.data is not None or checkpoint is None:
         return config.data
     if checkpoint.config.get("kind") != "finetune":
         return None
@@ -74,19 +86,29 @@ def _held_out(checkpoint: Artifact, shards: Artifact) -> tuple[str, ...]:
 
 
 def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
-    """Returns the listing of the example files."""
-    data = _data(config, parents["checkpoint"])
-    return [] if data is None else [listing(data), revision(data)]
+    """Returns the listing of the example files, of lists of words, and of the harness's task files."""
+    data = _data(config, parents.get("checkpoint"))
+    read = [] if data is None else [listing(data), revision(data)]
+    return read + _words(config) + content(config.harness)
+
+
+def _words(config: Evaluate) -> list[Any]:
+    """Returns the checksums of the lists of toxic words."""
+    if config.toxicity is None:
+        return []
+    return [hashlib.sha256(read_file(path)).hexdigest() for path in (*config.toxicity.lists, *config.toxicity.harmless)]
 
 
 def make(config: Evaluate, making: Making) -> Made:
     """Answers, scores, writes the report, registers."""
-    checkpoint = making.parents["checkpoint"]
-    scored = perplexity(config, making) if "shards" in making.parents else task_metrics(config, making)
+    checkpoint, live = making.parents.get("checkpoint"), live_model(config)
+    scored = perplexity(config, making) if "shards" in making.parents else task_metrics(config, making, live)
+    asked = probed(config, making)
     draft = making.draft
-    report = {"checkpoint": checkpoint.reference, "splits": scored}
+    reference = f"{live.url} {live.name}" if live is not None else making.parents["checkpoint"].reference
+    report = {"checkpoint": reference, "splits": scored, **asked}
     draft.storage.write(f"{draft.folder}/report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
-    made = pages(config.output, checkpoint.reference, scored)
+    made = pages(config.output, reference, scored, asked)
     for name, page in made.items():
         draft.storage.write(f"{draft.folder}/{name}", page.encode())
     making.run.attach([*made])
@@ -95,13 +117,15 @@ def make(config: Evaluate, making: Making) -> Made:
         for split, result in scored.items()
         for prefix, values in (("", result["metrics"]), ("baseline_", result["baseline"]))
         for name, value in values.items()
-    }
+    } | figures(asked)
     details: dict[str, Any] = {
         "key_metric": next(iter(scored.values()))["key_metric"],
         "baseline": next(iter(scored.values()))["baseline_name"],
-        "checkpoint": checkpoint.reference,
+        "checkpoint": reference,
     }
-    if config.register_as is not None:
+    if live is not None:
+        details["endpoint"] = live.about()
+    if config.register_as is not None and checkpoint is not None:
         details["registered"] = _register(config, making, checkpoint, metrics)
     return Made(metrics, details)
 

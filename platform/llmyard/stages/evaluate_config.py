@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from llmyard.core.config import Config, Inert
+from llmyard.evaluation.config import BiasProbes, Endpoint, Harness
 from llmyard.sources.config import ExampleSource, unfit
 from llmyard.stages.naming import Stage
 from llmyard.tasks.config import Task
@@ -48,7 +49,8 @@ class Evaluate(Stage):
     """Held-out metrics of a checkpoint beside a baseline that learns nothing."""
 
     kind: Literal["evaluate"] = "evaluate"
-    checkpoint: str = Field(description="Name of a checkpoint artifact.")
+    checkpoint: str | None = Field(None, description="Name of a checkpoint artifact.")
+    endpoint: Endpoint | None = Field(None, description="Ask a model behind a URL instead; needs `task` and `data`.")
     task: Task | None = Field(
         None,
         description="Ask this of it: one of several tasks that it was tuned for, or another by prompts in plain text; "
@@ -63,6 +65,8 @@ class Evaluate(Stage):
         None, description="Disturb what is asked (typos, homophones, order, width ...): how far the metric falls."
     )
     toxicity: Toxicity | None = Field(None, description="How often what it writes holds words of these lists.")
+    bias: BiasProbes | None = Field(None, description="Pairs of texts that show what it holds of groups of people.")
+    harness: Harness | None = Field(None, description="Tasks of the lm-evaluation-harness, from your own files.")
     control: Control = Field(Control(), description="What written answers are held to.")
     splits: tuple[str, ...] = Field(("test",), min_length=1, description="Splits of the data.")
     limit: int | None = Field(None, ge=1, description="At most so many examples a split.")
@@ -74,6 +78,24 @@ class Evaluate(Stage):
         description="For so many examples of each split: what each token of the input did for the answer.",
     )
     batch_size: Annotated[int, Inert(), Field(ge=1)] = 32
+
+    @model_validator(mode="after")
+    def _one_is_asked(self) -> Self:
+        if (self.checkpoint is None) == (self.endpoint is None):
+            raise ValueError("give `checkpoint` or `endpoint`: one of them is asked")
+        if self.endpoint is None:
+            return self
+        if self.task is None or self.data is None:
+            raise ValueError("`endpoint` needs `task` and `data`: what a model behind a URL is asked")
+        if self.task.kind == "preference":
+            raise ValueError("task preference compares likelihoods, which an endpoint does not tell")
+        of_weights = ("compare_to", "bias", "harness", "register_as")
+        unfit_here = [name for name in of_weights if getattr(self, name) is not None]
+        unfit_here += ["attributions"] if self.attributions else []
+        unfit_here += ["control"] if self.control != Control() else []
+        if unfit_here:
+            raise ValueError(f"`{unfit_here[0]}` needs a model's weights: name its `checkpoint`, not an `endpoint`")
+        return self
 
     @model_validator(mode="after")
     def _asks_what_is_there(self) -> Self:

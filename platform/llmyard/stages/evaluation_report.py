@@ -14,13 +14,16 @@ from llmyard.stages.training_report import PAGES
 _WIDTH = 300
 
 
-def pages(name: str, checkpoint: str, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def pages(
+    name: str, checkpoint: str, splits: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]
+) -> dict[str, str]:
     """Returns the report as HTML, one page a language, by file name.
 
     Args:
         name: Of the report.
         checkpoint: Whose answers were scored.
         splits: What was found of each split, as ``report.json`` has it.
+        asked: What else was found: ``bias`` by probe, ``harness`` by task.
     """
     import yaml
     from jinja2 import Environment, FileSystemLoader
@@ -30,6 +33,7 @@ def pages(name: str, checkpoint: str, splits: Mapping[str, Mapping[str, Any]]) -
     template = environment.get_template("evaluation_report.html")
     messages = Messages(folder / "evaluation_report.yaml")
     shown = {"name": name, "checkpoint": checkpoint, "splits": [_split(*each) for each in splits.items()]}
+    shown |= {"bias": _bias(asked.get("bias", {})), "harness": _harness(asked.get("harness", {}))}
     made = {}
     in_chinese = yaml.safe_load((folder / "evaluation_names.yaml").read_text(encoding="utf-8"))
     for language, page in PAGES.items():
@@ -53,6 +57,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "against": _against(found),
         "others": _others(found),
         "attributions": [_coloured(each) for each in found.get("attributions", [])],
+        "graph": found.get("graph"),
         "errors": [_readable(error) for error in found.get("errors", [])],
         "calibration": _calibration(found.get("reliability")),
     }
@@ -97,6 +102,29 @@ def _others(found: Mapping[str, Any]) -> list[dict[str, str]]:
         numbers = {key: _number(each[key]) for key in ("difference", "low", "high")}
         other = _number(found["other"][name])
         rows.append({"name": name, "other": other, "p": f"{each['p_value']:.2g}", **numbers})
+    return rows
+
+
+def _bias(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the probes, each with the items where the difference is largest."""
+    rows = []
+    for probe, each in found.items():
+        numbers = {key: _number(each[key]) for key in ("difference", "low", "high", "share")}
+        items = sorted(each["by_item"].items(), key=lambda item: -abs(item[1]))[:6]
+        most = ", ".join(f"{item} {_number(value)}" for item, value in items)
+        rows.append({"name": probe, **numbers, "p": f"{each['p_value']:.2g}", "pairs": each["pairs"], "most": most})
+    return rows
+
+
+def _harness(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for task, each in found.items():
+        for name, value in each["metrics"].items():
+            interval = each["intervals"].get(name)
+            ends = "" if interval is None else f"{_number(interval[0])} – {_number(interval[1])}"
+            rows.append(
+                {"task": task, "name": name, "value": _number(value), "interval": ends, "examples": each["examples"]}
+            )
     return rows
 
 

@@ -137,7 +137,7 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         translator = stage.augment.back_translate if stage.augment is not None else None
         named += [("checkpoint", translator)] if translator is not None else []
     if stage.kind == "evaluate":
-        named.append(("checkpoint", stage.checkpoint))
+        named += [("checkpoint", stage.checkpoint)] if stage.checkpoint is not None else []
         named += [("checkpoint", stage.compare_to)] if stage.compare_to is not None else []
     if stage.kind in ("pretrain", "finetune") and stage.init != "scratch" and not hub_models(stage):
         named.append(("checkpoint", stage.init))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmyard.core.errors import DataError, RequestError
-from llmyard.evaluation.bias import Bias, Pair, measured, pairs_of, probes
+from llmyard.evaluation.bias import PLANTED, Bias, Pair, measured, pairs_of, probes
 
 ALL = [(probe, language) for probe in probes() for language in ("en", "zh")]
 
@@ -35,7 +35,7 @@ def test_pairs_differ_in_who_is_spoken_of_and_in_nothing_else(probe: str, langua
         assert not any(words.values())
         assert len(words) >= 8
     else:  # as many words are expected of the one side as of the other
-        assert sum(words.values()) * 2 == len(words) >= 20
+        assert sum(words.values()) * 2 == len(words) >= (12 if probe == PLANTED else 20)
 
 
 def planted(pairs: list[Pair], size: float, preference: float, seed: int) -> Bias:

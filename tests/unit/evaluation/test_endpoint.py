@@ -96,7 +96,7 @@ def test_a_busy_endpoint_is_asked_again(serve: Any) -> None:
     [
         ((503, {"error": {"message": "full"}}), EndpointFailed, "busy .503.: full"),
         ((401, {"error": {"message": "no key"}}), RequestError, "refuses the key: no key"),
-        ((400, {"error": {"message": "records.0: what"}}), RequestError, "records.0: what"),
+        ((404, {"error": {"message": "gone"}}), EndpointFailed, "answered 404: gone"),
         ((500, b"<html>"), EndpointFailed, "answered 500: <html>"),
         ((200, b"<html>"), EndpointFailed, "does not answer"),
         ((200, {"answers": []}), EndpointFailed, "0 answers to 1 records"),
@@ -107,6 +107,22 @@ def test_what_is_no_answer_is_said(serve: Any, reply: Reply, kind: type[LlmyardE
     server = serve(lambda path, body: reply)
     with pytest.raises(kind, match=said):
         LiveModel(server.url, "m").predict([{"source": "x"}])
+
+
+def test_what_is_refused_alone_has_no_answer(serve: Any) -> None:
+    def reply(path: str, body: Any) -> Reply:
+        asked = [each["content"] for each in body["messages"]] if "messages" in body else []
+        asked += [record["source"] for record in body.get("records", ())]
+        if any(len(text) > 3 for text in asked):
+            return 400, {"error": {"message": "too long"}}
+        return echo(path, body)
+
+    server = serve(reply)
+    sources = ["a", "bb", "cccc", "dd", "eeeee", "f", "g", "h", "i", "j", "kkkk"]
+    model = LiveModel(server.url, "m")
+    wanted = [source if len(source) < 4 else None for source in sources]
+    assert model.predict([{"source": source} for source in sources]) == wanted
+    assert model.chat(["ab", "abcd"], 5) == ["ba", None]
 
 
 def test_an_unknown_model_a_dead_address_and_none(serve: Any) -> None:
