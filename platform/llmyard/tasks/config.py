@@ -40,6 +40,12 @@ class Summarization(_Writing):
     cut_sources: bool = Field(
         False, description="Learn from texts that are too long too, without their end; else they are left out."
     )
+    focus_characters: int | None = Field(
+        None,
+        ge=100,
+        description="Of a longer text with a query only so many characters are read: the sentences that share most "
+        "with the query, and those beside them.",
+    )
 
 
 class QuestionAnswering(Config):

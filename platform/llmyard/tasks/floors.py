@@ -100,7 +100,7 @@ def textrank(text: str, count: int, language: str) -> str:
     """
     _refuse_no_sentences(count)
     spans = sentence_spans(text)[:_MOST_SENTENCES]
-    ranks = _page_rank(_similarity([_features(text[low:high], language) for low, high in spans]))
+    ranks = _page_rank(_similarity([sentence_features(text[low:high], language) for low, high in spans]))
     chosen = sorted(np.lexsort((np.arange(len(spans)), -ranks.round(9)))[:count].tolist())
     joint = "" if language == "zh" else " "
     return joint.join(text[slice(*spans[place])] for place in chosen)
@@ -190,8 +190,8 @@ def overlap_answer(question: str, context: str, language: str) -> Answer:
     spans = sentence_spans(context)
     if not spans:
         return Answer("", 0)
-    asked = _features(question, language)
-    order = _ranked([_features(context[low:high], language) for low, high in spans], asked)
+    asked = sentence_features(question, language)
+    order = by_overlap([sentence_features(context[low:high], language) for low, high in spans], asked)
     kind, found = answer_kind(question, language), None
     tables = _tables(language)
     if kind == "number" and (counted := tables.counted.search(question.lower())):
@@ -235,8 +235,8 @@ def _refuse_no_sentences(count: int) -> None:
         raise DataError(f"a summary of {count} sentences", "ask for one or more")
 
 
-def _features(text: str, language: str) -> set[str]:
-    """Returns the words of a text, in Chinese its characters and pairs of them."""
+def sentence_features(text: str, language: str) -> set[str]:
+    """Returns the words of a sentence, in Chinese its characters and pairs of them."""
     units = units_of(text, language)
     pairs = pairwise(units) if language == "zh" else ()
     return {*units, *map("".join, pairs)}
@@ -318,7 +318,7 @@ def _tables(language: str) -> _Tables:
     return _Tables(questions, answers, re.compile(table["counted"]), re.compile(table["count"]))
 
 
-def _ranked(sentences: Sequence[set[str]], asked: set[str]) -> list[int]:
+def by_overlap(sentences: Sequence[set[str]], asked: set[str]) -> list[int]:
     """Returns the places of sentences, those first that hold most of what is asked."""
     frequency = Counter(unit for units in sentences for unit in units & asked)
     rarity = {unit: np.log(1 + len(sentences) / count) for unit, count in frequency.items()}
@@ -358,7 +358,7 @@ def _clause(context: str, span: Span, asked: set[str], language: str) -> Span:
     """Returns the clause that overlaps most, without the signs around it."""
     ends = [found.end() for found in _CLAUSE_END.finditer(context, *span)]
     clauses = list(zip([span[0], *ends], [*ends, span[1]], strict=True))
-    low, high = clauses[_ranked([_features(context[a:b], language) for a, b in clauses], asked)[0]]
+    low, high = clauses[by_overlap([sentence_features(context[a:b], language) for a, b in clauses], asked)[0]]
     while low < high and not context[low].isalnum():
         low += 1
     while low < high and not context[high - 1].isalnum():

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import Summarization
+from llmyard.tasks.focus import focused
 from llmyard.tasks.task import LANGUAGE_TOKENS, Form, Output, Record, language_of, need
 from llmyard.tasks.writing import Writing
 
@@ -14,7 +15,8 @@ from llmyard.tasks.writing import Writing
 class SummarizationTask(Writing):
     """Records: ``language``, ``text``, ``summary`` and, where one is asked, ``query``.
 
-    Template: ``<language> [query <separator>] text <separator> summary <end>``; the model learns the summary only.
+    Template: ``<language> [query <separator>] text <separator> summary <end>``; the model learns the summary only. Of a
+    long text the part that the query is about may stand for all of it.
     """
 
     name = "summarization"
@@ -24,6 +26,7 @@ class SummarizationTask(Writing):
 
     def __init__(self, config: Summarization, form: Form = "encoder_decoder") -> None:
         super().__init__(config.max_source_tokens, config.max_target_tokens, config.cut_sources)
+        self._focus = config.focus_characters
 
     def check(self, record: Record) -> Record:
         """Returns the record if both texts are there and the language is known."""
@@ -35,7 +38,11 @@ class SummarizationTask(Writing):
     def parts(self, record: Record) -> tuple[str, ...]:
         """Returns the query, if there is one, and the text."""
         query = record.get("query")
-        return (query, record["text"]) if query else (record["text"],)
+        if not query:
+            return (record["text"],)
+        if self._focus is None:
+            return (query, record["text"])
+        return (query, focused(record["text"], query, record["language"], self._focus))
 
     def lead(self, record: Record) -> str:
         """Returns the language's token."""
@@ -69,7 +76,15 @@ class SummarizationTask(Writing):
         return "right" if rouge([prediction], [record["summary"]], record["language"]).rouge_l >= 0.5 else "other words"
 
     def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Any]]:
-        """Returns the first two sentences."""
+        """Returns the better of the first two sentences and those that TextRank finds, as many as summaries have."""
         from llmyard.sources.smallworld.baselines import lead_two
+        from llmyard.tasks.floors import sentence_spans, textrank
 
-        return "first two sentences", [lead_two(record["text"], record["language"]) for record in test]
+        lengths = [len(sentence_spans(record["summary"])) for record in train]
+        usual = max(1, round(sum(lengths) / max(1, len(lengths))))
+        found = {
+            "first two sentences": [lead_two(record["text"], record["language"]) for record in test],
+            "TextRank": [textrank(record["text"], usual, record["language"]) for record in test],
+        }
+        name = max(found, key=lambda each: self.measures(found[each], test)[self.metric].value)
+        return name, found[name]
