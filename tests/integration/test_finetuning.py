@@ -39,6 +39,31 @@ def pairs(path: Path, split: str, count: int) -> str:
     return str(file)
 
 
+def chat_model(folder: Path) -> str:
+    """Writes a tiny model in the hub's layout that has a chat template of its own; returns what `init` names."""
+    from tokenizers import Tokenizer as Backend
+
+    from llmyard.models.config import Llama
+    from llmyard.models.families import build, save
+    from llmyard.tokens.config import BpeTokenizer
+    from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+    texts = ["请提醒我，明天去公园。 Noted: tomorrow. user assistant"] * 8
+    backend = Backend.from_str(Tokenizer.train(texts, BpeTokenizer(vocab_size=330, split_han=True)).to_json())
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = Tokenizer(backend)
+    shape = Llama(layers=1, hidden_size=16, heads=2, feed_forward_size=32)
+    size = tokenizer.vocab_size
+    save(build(shape, vocab_size=size, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id, max_tokens=320), folder)
+    tokenizer.save(folder / FILE)
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+    return f"hub:{folder}"
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tuning")
@@ -85,6 +110,11 @@ def made(storage: Path) -> dict[str, Artifact]:
                 "model": {"family": "gpt2", "layers": 1, **TINY},
                 "augment": {"back_translate": "teacher", "disturb": {"typos": 0.2}},
             },
+            {
+                **tuned, "output": "speaks", "init": chat_model(storage / "chatty"), "tokenizer": "hub-chatty",
+                "task": {"kind": "dialogue", "template": "model", "max_source_tokens": 250, "max_target_tokens": 64},
+            },
+            {"kind": "evaluate", "output": "speaks-report", "checkpoint": "speaks", "limit": 4},
             {"kind": "evaluate", "output": "graph-report", "checkpoint": "graph-lora", "limit": 6},
             {"kind": "evaluate", "output": "answers-report", "checkpoint": "answers-prompt", "limit": 6},
             {
@@ -143,6 +173,19 @@ def test_one_model_learns_two_tasks_each_behind_its_name(made: dict[str, Artifac
     assert {"validation_loss", "validation_loss/summarization", "validation_chrf"} <= set(artifact.metrics)
     assert "rouge_l" in report(made, "summaries-report")["metrics"]
     assert report(made, "summaries-report")["baseline_name"] == "first two sentences"
+
+
+def test_a_model_of_a_hub_goes_on_with_its_own_chat_template(made: dict[str, Artifact]) -> None:
+    tuned = made["speaks"]
+    written = tuned.details["task_config"]
+    assert "<|im_start|>" in written["template"]
+    assert written["turn_end"] == "<|im_end|>"
+    assert made["speaks-report"].metrics.keys() >= {"test/rouge_l"}
+    model = Model.load(tuned)
+    asked = model.chat_prompt([{"role": "user", "content": "明天去公园。"}])
+    assert model.tokenizer.decode(asked) == "user\n明天去公园。\nassistant\n"
+    assert asked[0] == model.tokenizer.control("<|im_start|>")
+    assert model.decoding.end_tokens == ("<|im_end|>",)
 
 
 def test_examples_are_disturbed_and_translated_back(made: dict[str, Artifact], storage: Path) -> None:
