@@ -3,8 +3,9 @@
     bash cluster/local bench quality [--suite first|families|applications] [--job jobs/quickstart.yaml ...]
     [--storage DIR] [--json]
 
-Of the suites `families` pretrains every family of the book, `applications` tunes and evaluates the five applications; each
-of their jobs takes up to half an hour on two cores. Jobs on files need LLMYARD_DATA and are left out, with the reason printed, where it is not set.
+Of the suites `families` pretrains every family of the book, `applications` tunes and evaluates the five applications;
+each of their jobs takes up to half an hour on two cores. Jobs on files need LLMYARD_DATA and are left out, with the
+reason printed, where it is not set.
 """
 
 from __future__ import annotations
