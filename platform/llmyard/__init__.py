@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 # Imported when first asked for: `import llmyard` alone costs nothing.
 _EXPORTS = {
     "Evaluate": "llmyard.stages.config",
+    "Index": "llmyard.stages.config",
     "Finetune": "llmyard.stages.config",
     "Pipeline": "llmyard.stages.config",
     "Prepare": "llmyard.stages.config",

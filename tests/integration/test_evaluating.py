@@ -146,3 +146,57 @@ def test_probes_and_tasks_of_the_harness_stand_in_the_report(storage: str, tmp_p
     assert not evaluated(storage, **asked)[0].skipped
     with pytest.raises(LlmyardError, match="no task 'there'"):
         evaluated(storage, **{**asked, "harness": {"folder": str(folder), "tasks": ["there"]}})
+
+
+def test_questions_are_answered_from_an_index_and_say_where_from(tmp_path: Path) -> None:
+    towns = {"en": ("Kora", "Malo", "Pell", "Sun"), "zh": ("科拉", "马洛", "佩尔", "苏恩")}
+    rows = []
+    for number, (english, chinese) in enumerate(zip(*towns.values(), strict=True)):
+        texts = (
+            ("en", f"{english} lies by a river. It has {number + 3} bridges.", f"How many bridges has {english}?"),
+            ("zh", f"{chinese}镇在河边。{chinese}镇上有{number + 3}座桥。", f"{chinese}镇上有几座桥？"),
+        )
+        for language, context, question in texts:
+            answer = {"text": str(number + 3), "start": context.index(str(number + 3))}
+            rows.append({"language": language, "context": context, "question": question, "answers": [answer]})
+    data = records(tmp_path / "towns", rows)
+    model = {"family": "bert", "layers": 1, "hidden_size": 16, "heads": 2, "feed_forward_size": 32}
+    evaluation = {"kind": "evaluate", "checkpoint": "reader", "data": data, "task": {"kind": "question_answering"}}
+    stages = [
+        {
+            "kind": "prepare", "output": "towns", "clean": ["normalize"], "splits": {"validation": 0.3},
+            "sources": [
+                {"kind": "task_texts", "task": "question_answering", "data": data, "fields": ["context"]},
+            ],
+            "tokenizer": {"vocab_size": 400, "split_han": True},
+        },
+        {"kind": "index", "output": "towns", "shards": "towns", "passage_characters": 60},
+        {
+            "kind": "finetune", "output": "reader", "tokenizer": "towns", "data": data, "model": model, "steps": 2,
+            "leaks": "drop", "task": {"kind": "question_answering"}, "batch": {"size": 4, "micro_batch": 4},
+            "resources": {"workers": 1},
+        },
+    ]  # fmt: skip
+    storage = str(tmp_path / "store")
+    del evaluation["task"]
+    with pytest.raises(LlmyardError, match="no training example is left"):  # held out is what is trained on
+        run(job_adapter().validate_python({"kind": "pipeline", "name": "p", "stages": stages}), storage=storage)
+    others = records(tmp_path / "others", [{**row, "question": f"{row['question']}!"} for row in rows])
+    stages[2] |= {"data": {**data, "train": others["train"]}}
+    evaluation["data"] = stages[2]["data"]
+    open_questions = {**evaluation, "output": "open", "retrieval": {"index": "towns", "passages": 3}}
+    job = {"kind": "pipeline", "name": "p", "stages": [*stages, open_questions]}
+    results = run(job_adapter().validate_python(job), storage=storage)
+    assert results[1].artifacts[0].metrics["documents"] == len(rows)
+    report = results[-1].artifacts[0]
+    assert report.metrics["test/recall_at_3"] == 1.0
+    assert report.metrics["test/exact_match_without"] == 0.0
+    for part in [entry.path for entry in report.files() if entry.path.startswith("predictions/test")]:
+        for line in json.loads(report.local(part).read_text(encoding="utf-8")):
+            names = [each["id"] for each in line["record"]["passages"]]
+            assert len(names) <= 3
+            assert line["record"]["cited"] is None or line["record"]["cited"] in names
+    again = run(job_adapter().validate_python(job), storage=storage)
+    assert all(result.skipped for result in again)
+    with pytest.raises(ValueError, match="`retrieval` is for question_answering"):
+        job_adapter().validate_python({**open_questions, "task": {"kind": "classification"}})

@@ -42,6 +42,14 @@ class Harness(Config):
     limit: int | None = Field(None, ge=1, description="Examples of each task at most.")
 
 
+class Retrieval(Config):
+    """Questions are asked without their texts: what is read is found in an index."""
+
+    index: str = Field(description="Name of an index.")
+    passages: int = Field(5, ge=1, le=50, description="How many are read for a question.")
+    without: bool = Field(True, description="Ask everything again without any text, to see what finding is worth.")
+
+
 class Endpoint(Config):
     """A model that answers over HTTP: of `llmyard serve`, or another that speaks OpenAI's protocol."""
 

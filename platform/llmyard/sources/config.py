@@ -251,13 +251,16 @@ def unfit(source: ExampleSource, task: str) -> str | None:
 
 
 class TaskTexts(Config):
-    """The texts of a task's training examples as documents; held-out ones are not read."""
+    """The texts of a task's training examples as documents; held-out ones are not read unless that is asked for."""
 
     kind: Literal["task_texts"] = "task_texts"
     name: str = Field("task_texts", description=_NAME)
     task: str = Field(description="What the examples are for, such as question_answering.")
     data: ExampleSource
     fields: tuple[str, ...] = Field((), description="Fields of the records; unset, all that hold texts.")
+    held_out: bool = Field(
+        False, description="Read held-out splits too: for an index of what can be asked about, not to train on."
+    )
     language: Language | None = Field(None, description="Of all documents, where the records name none.")
     share: float = Field(1.0, gt=0, le=1, description="Keep this share of the documents, chosen by their ids.")
     weight: float = Field(1.0, gt=0, description=_WEIGHT)

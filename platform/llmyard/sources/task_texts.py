@@ -7,17 +7,26 @@ from typing import Any
 
 from llmyard.sources.batches import Gathering, Origin, name_of
 from llmyard.sources.config import Limits, TaskTexts
-from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples
+from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples, splits_of
 from llmyard.sources.planning import Unit
 from llmyard.sources.records import BadRecord, Batch
 
-SPLIT = "train"  # held-out texts are not read: what is measured on them would be worth less
+SPLIT = "train"  # held-out texts are not read unasked: what is measured on them would be worth less
 FIELDS = ("text", "text_pair", "context", "question", "summary", "source", "target")
 
 
 def units_of(index: int, source: TaskTexts) -> list[Unit]:
-    """Returns the units of work of a source's training examples."""
-    return [Unit(index, each.path, each.start, each.stop) for each in plan_examples(source.data, SPLIT)]
+    """Returns the units of work of a source's examples, each once."""
+    places = [(each.path, each.start, each.stop) for split in _splits(source) for each in _planned(source, split)]
+    return [Unit(index, *place) for place in dict.fromkeys(places)]
+
+
+def _splits(source: TaskTexts) -> tuple[str, ...]:
+    return splits_of(source.data) if source.held_out else (SPLIT,)
+
+
+def _planned(source: TaskTexts, split: str) -> list[ExampleUnit]:
+    return list(plan_examples(source.data, split))
 
 
 def read_task_texts(unit: Unit, source: TaskTexts, limits: Limits) -> Iterator[Batch]:
@@ -26,7 +35,7 @@ def read_task_texts(unit: Unit, source: TaskTexts, limits: Limits) -> Iterator[B
     gathering = Gathering(Origin(path, name_of(path), source, limits))
     seen: set[int] = set()
     key = 0
-    for record in read_examples(ExampleUnit(SPLIT, unit.path, unit.start, unit.stop), source.data, source.task):
+    for record in _records(unit, source):
         if isinstance(record, BadRecord):
             gathering.bad(key, record.reason, record.excerpt)
             continue
@@ -37,6 +46,16 @@ def read_task_texts(unit: Unit, source: TaskTexts, limits: Limits) -> Iterator[B
                 key += 1
         yield from gathering.full()
     yield from gathering.rest()
+
+
+def _records(unit: Unit, source: TaskTexts) -> Iterator[dict[str, Any] | BadRecord]:
+    """Yields a unit's records, of all splits that are read."""
+    for split in _splits(source):
+        asked = ExampleUnit(split, unit.path, unit.start, unit.stop)
+        if any(
+            (each.path, each.start, each.stop) == (unit.path, unit.start, unit.stop) for each in _planned(source, split)
+        ):
+            yield from read_examples(asked, source.data, source.task)
 
 
 def texts_of(record: dict[str, Any], fields: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -3,88 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.evaluation.endpoint import LiveModel
 from llmyard.evaluation.harm import toxicity
-from llmyard.evaluation.scoring import Answered, against, scored
-from llmyard.models.written import shape_of
-from llmyard.sources.config import ExampleSource
+from llmyard.evaluation.scoring import Answered, against, intervals, scored
+from llmyard.metrics.measure import values_of
 from llmyard.sources.examples import ExampleUnit, plan_examples
-from llmyard.stages.config import Evaluate, Finetune
-from llmyard.stages.examples import checked
+from llmyard.stages.asked import Asked
+from llmyard.stages.config import Evaluate
 from llmyard.stages.stage import Making
-from llmyard.tasks.catalogue import form_of, task_of
-from llmyard.tasks.config import AnyTask
-from llmyard.tasks.config import Task as TaskConfig
+from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.few_shot import FewShot
+from llmyard.tasks.open_questions import cited, closed, measures, opened
+from llmyard.tasks.passages import Passages
 from llmyard.tasks.task import Record, Task
 from llmyard.text.config import Toxicity
 from llmyard.text.disturbances import Disturbance
 
 WHOLE = 1 << 62
 _ATTRIBUTIONS = "attributions-{}.json"
-_TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
 # What stands for the answer to a case that a model behind a URL refused.
 _EMPTY: Mapping[str, Any] = {
     "text": "", "spans": [{"entities": [], "triples": []}], "label": [{"label": "", "shares": {}}]
 }  # fmt: skip
-DEFAULT_ROOM = 1024  # tokens, of a model that nothing bounds
-
-
-def family_of(checkpoint: Artifact) -> str:
-    """Returns the family of a checkpoint's model; older records do not name it."""
-    named = checkpoint.details.get("family") or shape_of(checkpoint.local("config.json")).family
-    return str(named).removeprefix("llmyard_")
-
-
-def check_askable(config: Evaluate, checkpoint: Artifact) -> None:
-    """Raises RequestError for a checkpoint that cannot be asked a task: it was not taught it, nor reads plain text."""
-    if _taught(checkpoint, config) is not None:
-        return
-    family = family_of(checkpoint)
-    if config.task is not None and config.task.kind in ("dialogue", "instruction", "preference"):
-        raise RequestError(f"{config.task.kind} is not asked in plain text", "fine-tune the model for it")
-    if form_of(family) != "decoder" or family == "transformer_xl":
-        raise RequestError(
-            f"{checkpoint.reference} is of family {family or 'unknown'!r}: plain text is answered by models that go on "
-            "writing (gpt2, llama and their like)",
-            "fine-tune it for the task",
-        )
-
-
-def check_comparable(config: Evaluate, checkpoint: Artifact, other: Artifact) -> None:
-    """Raises RequestError where two checkpoints do not answer the same questions."""
-    if config.task is not None:
-        check_askable(config, other)
-        return
-    kinds = [str(each.details.get("task", "")) for each in (checkpoint, other)]
-    if kinds[0] != kinds[1] or not kinds[0]:
-        raise RequestError(
-            f"{checkpoint.reference} is for {kinds[0] or 'no task'}, {other.reference} for {kinds[1] or 'no task'}",
-            "compare checkpoints that were tuned for the same task",
-        )
-
-
-def live_model(config: Evaluate) -> LiveModel | None:
-    """Returns the model behind a URL that an evaluation asks; None where it asks a checkpoint.
-
-    Its key is read here, from the environment of who began the job.
-    """
-    where = config.endpoint
-    if where is None:
-        return None
-    key = os.environ.get(where.key_env, "")
-    return LiveModel(where.url, where.model, key, where.streams, where.timeout_seconds)
 
 
 def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None) -> dict[str, Any]:
@@ -102,13 +50,17 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
             rows += [
                 {"index": index, "half": half, "share": share, **asdict(unit)} for half in (0, 1) if share or not index
             ]
-    total = len(rows) * (1 + len(others)) + len(config.splits)
     done = 0
     control = config.control.model_dump()
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
+    models = {"": live if live is not None else making.parents["checkpoint"], **others}
     for each in asked_of.values():
         each.data = asked.data  # the same questions to all
-    models = {"": live if live is not None else making.parents["checkpoint"], **others}
+        if config.retrieval is not None:
+            each.index, each.passages = making.parents["index"], config.retrieval.passages
+    if config.retrieval is not None and config.retrieval.without:
+        asked_of["without"], models["without"] = asked.without_texts(), models[""]
+    total = len(rows) * len(models) + len(config.splits)
     for name, model in models.items():
         where = (draft.storage, _folder(draft.folder, name), config.disturb)
         arguments: tuple[Any, ...] = (model, asked_of[name], *where)
@@ -128,91 +80,6 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
 
 def _folder(folder: str, name: str) -> str:
     return f"{folder}/predictions{'-' if name else ''}{name}"
-
-
-class Asked:
-    """What a checkpoint is asked: what it was tuned for, or another task in plain text.
-
-    Args:
-        task: The task.
-        data: The examples.
-        family: Of the model.
-        prefix: Ids before every prompt, where these were tuned.
-        shots: Solved examples before every question in plain text; None of a tuned model.
-        room: Tokens that the model reads.
-    """
-
-    def __init__(
-        self,
-        task: AnyTask,
-        data: ExampleSource,
-        family: str,
-        prefix: Sequence[int] = (),
-        shots: int | None = None,
-        room: int = 0,
-    ) -> None:
-        self.config, self.data, self.family, self.prefix = task, data, family, tuple(prefix)
-        self.shots, self.room = shots, room
-
-    @classmethod
-    def of(cls, checkpoint: Artifact, config: Evaluate) -> Asked:
-        """Returns what a checkpoint is asked in an evaluation."""
-        details = checkpoint.details
-        family = family_of(checkpoint)
-        taught = _taught(checkpoint, config)
-        if taught is not None:
-            return taught
-        if config.task is not None:
-            assert config.data is not None
-            room = int(details.get("sequence_length", 0)) or DEFAULT_ROOM
-            return cls(config.task, config.data, family, shots=config.shots, room=room)
-        trained = Finetune.model_validate(checkpoint.config)
-        task = _TASK.validate_python(details["task_config"])
-        return cls(task, config.data or trained.data, family, details.get("prompt_ids", ()))
-
-    @classmethod
-    def live(cls, model: LiveModel, config: Evaluate) -> Asked:
-        """Returns what a model behind a URL is asked: records where it is llmyard's and made for the task, plain text
-        else.
-        """
-        assert config.task is not None
-        assert config.data is not None
-        about = model.about()
-        if about.get("task") == config.task.kind and "artifact" in about and not config.shots:
-            return cls(config.task, config.data, str(about.get("family", "gpt2")))
-        return cls(config.task, config.data, "gpt2", shots=config.shots)
-
-    def task(self) -> Task:
-        """Returns the task; in plain text with its solved examples, which are read here."""
-        task = task_of(self.config, self.family, self.prefix)
-        if self.shots is None:
-            return task
-        train = self.training(task)
-        few = FewShot(task, train[: self.shots], self.room)
-        few.learn_options(train)
-        return few
-
-    def training(self, task: Task) -> list[Record]:
-        """Returns the training examples."""
-        units = plan_examples(self.data, "train")
-        return [record for unit in units for record in self.records(asdict(unit), task)]
-
-    def records(self, row: Mapping[str, Any], task: Task) -> list[Record]:
-        """Returns the good records of a unit of work."""
-        return checked(self.data, task, row)[0]
-
-
-def _taught(checkpoint: Artifact, config: Evaluate) -> Asked | None:
-    """Returns one of several tasks of a checkpoint, as it was taught; None where an evaluation asks for another."""
-    if config.task is None or config.data is None or config.shots:
-        return None
-    details = checkpoint.details
-    taught = [{"task_config": details.get("task_config"), "prompt_ids": details.get("prompt_ids", ())}]
-    for each in [*taught, *details.get("also", ())]:
-        if (each["task_config"] or {}).get("kind") == config.task.kind:
-            task = _TASK.validate_python(each["task_config"])
-            return Asked(task, config.data, family_of(checkpoint), each["prompt_ids"])
-    return None
 
 
 def _shares(limit: int | None, units: Sequence[ExampleUnit], asked: Asked) -> list[int]:
@@ -251,6 +118,7 @@ class _Answering:
     def __init__(self, asked: Asked, storage: Storage, folder: str, disturb: Disturbance | None) -> None:
         self.asked, self.task, self.storage, self.folder = asked, asked.task(), storage, folder
         self.disturb = disturb
+        self.passages = Passages(asked.index.local()) if asked.index is not None else None
 
     def answers(self, cases: Sequence[Record]) -> list[Any]:
         """Returns what the model says of cases, None of one that it refuses."""
@@ -270,15 +138,27 @@ class _Answering:
                 records = list(perturbed(records, task.name, self.disturb))
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
-            cases = [case for record in halves[row["half"]] for case in task.cases(record)]
-            lines = [
-                {"record": case, "answer": _EMPTY[task.output] if answer is None else answer, "refused": answer is None}
-                for case, answer in zip(cases, self.answers(cases), strict=True)
-            ]
+            cases = self._opened([case for record in halves[row["half"]] for case in task.cases(record)])
+            lines = [self._line(case, answer) for case, answer in zip(cases, self.answers(cases), strict=True)]
             if row["index"] == row["half"] == 0:
                 self.look_into(row["split"], cases)
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}
+
+    def _line(self, case: Record, answer: Any) -> dict[str, Any]:
+        said = _EMPTY[self.task.output] if answer is None else answer
+        if self.passages is not None:
+            case = cited(case, str(self.task.prediction(case, said)))
+        return {"record": case, "answer": said, "refused": answer is None}
+
+    def _opened(self, cases: list[Record]) -> list[Record]:
+        """Returns questions with what is found for them, or with nothing to read; other cases as they are."""
+        if self.passages is None:
+            return cases
+        if self.asked.is_closed:
+            return [closed(case) for case in cases]
+        found = self.passages.search([str(case["question"]) for case in cases], self.asked.passages)
+        return [opened(case, each) for case, each in zip(cases, found, strict=True)]
 
 
 class Predictor(_Answering):
@@ -357,6 +237,8 @@ class Scorer:
             harm = toxicity([str(each.answer) for each in answered], self.toxicity)
             found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
             found["intervals"] |= {f"toxic_{name}": [each.share.low, each.share.high] for name, each in harm.items()}
+        if asked.index is not None:
+            self._found(split, task, answered, found)
         if task.name == "knowledge_graph":
             found["graph"] = self._graph(split, task, answered)
         if "other" in self.asked:
@@ -365,6 +247,21 @@ class Scorer:
             self.storage.read(f"{_folder(self.folder, '')}/{_ATTRIBUTIONS.format(split)}") or b"[]"
         )
         return {"split": split, "scored": found}
+
+    def _found(self, split: str, task: Task, answered: Sequence[Answered], found: dict[str, Any]) -> None:
+        """Adds what an index was worth: how often the right passage was found and named, and answers without any."""
+        extra = measures([each.record for each in answered], self.asked[""].passages)
+        if "without" in self.asked:
+            alone = self._answered(split, "without")
+            other = task.measures(
+                [task.prediction(each.record, each.answer) for each in alone], [each.record for each in alone]
+            )
+            extra |= {f"{name}_without": other[name] for name in ("exact_match", "f1")}
+        found["metrics"] |= values_of(extra)
+        found["intervals"] |= {name: [each.low, each.high] for name, each in intervals(extra).items()}
+        for error in found["errors"]:
+            for example in error["examples"]:
+                example["record"].pop("context", None)
 
     def _graph(self, split: str, task: Task, answered: Sequence[Answered]) -> dict[str, int]:
         """Writes all that was found of a split as one graph, and returns how large it is."""

@@ -12,6 +12,7 @@ from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import ModelChoice, learns_positions
 from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallWorldExamples, unfit
 from llmyard.stages.evaluate_config import Evaluate
+from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, INIT, Init, Stage
 from llmyard.tasks.back_translation import TASKS as BACK_TRANSLATED
 from llmyard.tasks.config import LABELLERS, Task
@@ -298,7 +299,7 @@ def _allowed(config: Pretrain | Finetune) -> None:
         raise ValueError(found)
 
 
-StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate, Field(discriminator="kind")]
+StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index, Field(discriminator="kind")]
 
 
 class Pipeline(Config):
@@ -343,10 +344,12 @@ class Pipeline(Config):
         return self
 
 
-ARTIFACT_KIND = {"prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report"}
+ARTIFACT_KIND = {
+    "prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report", "index": "index",
+}  # fmt: skip
 
-Job = Annotated[Prepare | Pretrain | Finetune | Evaluate | Pipeline, Field(discriminator="kind")]
-AnyStage = Prepare | Pretrain | Finetune | Evaluate
+Job = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Pipeline, Field(discriminator="kind")]
+AnyStage = Prepare | Pretrain | Finetune | Evaluate | Index
 AnyJob = AnyStage | Pipeline
 
 __all__ = [
@@ -354,6 +357,7 @@ __all__ = [
     "AnyStage",
     "Evaluate",
     "Finetune",
+    "Index",
     "ModelConfig",
     "Pipeline",
     "Prepare",

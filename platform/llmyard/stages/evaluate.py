@@ -19,7 +19,8 @@ from llmyard.core.tracking import metric_key
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import splits_of
-from llmyard.stages.answering import check_askable, check_comparable, live_model, task_metrics
+from llmyard.stages.answering import task_metrics
+from llmyard.stages.asked import check_askable, check_comparable, live_model
 from llmyard.stages.config import Evaluate
 from llmyard.stages.evaluation_report import pages
 from llmyard.stages.perplexity import perplexity
@@ -36,9 +37,9 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     """
     if config.checkpoint is None:
         _check_splits(config, splits_of(config.data) if config.data is not None else (), "the data")
-        return {}
+        return _index(config, store)
     checkpoint = store.get(config.checkpoint, "checkpoint")
-    found = {"checkpoint": checkpoint}
+    found = {"checkpoint": checkpoint, **_index(config, store)}
     if config.compare_to is not None:
         found["other"] = store.get(config.compare_to, "checkpoint")
     kind = checkpoint.config.get("kind")
@@ -53,6 +54,12 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
             f"{checkpoint.reference} was not trained here: its data is not known", "give `task` and `data`, or tune it"
         )
     _check_splits(config, there, checkpoint.reference)
+    asked = config.task.kind if config.task is not None else str(checkpoint.details.get("task", ""))
+    if config.retrieval is not None and asked != "question_answering":
+        raise RequestError(
+            f"{checkpoint.reference} is for {asked or 'no task'}: `retrieval` is for question_answering",
+            "leave it out, or name a checkpoint that answers questions",
+        )
     if config.task is not None:
         check_askable(config, checkpoint)
     elif config.data is not None and kind != "finetune":
@@ -60,6 +67,10 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     if "other" in found:
         check_comparable(config, checkpoint, found["other"])
     return found
+
+
+def _index(config: Evaluate, store: ArtifactStore) -> dict[str, Artifact]:
+    return {} if config.retrieval is None else {"index": store.get(config.retrieval.index, "index")}
 
 
 def _check_splits(config: Evaluate, there: Sequence[str], of: str) -> None:

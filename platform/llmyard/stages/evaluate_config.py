@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from llmyard.core.config import Config, Inert
-from llmyard.evaluation.config import BiasProbes, Endpoint, Harness
+from llmyard.evaluation.config import BiasProbes, Endpoint, Harness, Retrieval
 from llmyard.sources.config import ExampleSource, unfit
 from llmyard.stages.naming import Stage
 from llmyard.tasks.config import Task
@@ -65,6 +65,9 @@ class Evaluate(Stage):
         None, description="Disturb what is asked (typos, homophones, order, width ...): how far the metric falls."
     )
     toxicity: Toxicity | None = Field(None, description="How often what it writes holds words of these lists.")
+    retrieval: Retrieval | None = Field(
+        None, description="Of question answering: find what is read in an index instead of giving the text."
+    )
     bias: BiasProbes | None = Field(None, description="Pairs of texts that show what it holds of groups of people.")
     harness: Harness | None = Field(None, description="Tasks of the lm-evaluation-harness, from your own files.")
     control: Control = Field(Control(), description="What written answers are held to.")
@@ -103,6 +106,8 @@ class Evaluate(Stage):
             raise ValueError("`task` needs `data`: the examples to be asked")
         if self.task is not None and self.data is not None and (why := unfit(self.data, self.task.kind)):
             raise ValueError(why)
+        if self.retrieval is not None and self.task is not None and self.task.kind != "question_answering":
+            raise ValueError(f"`retrieval` is for question_answering, not for {self.task.kind}")
         if self.task is None and self.shots:
             raise ValueError("`shots` goes with `task`: a tuned model is asked as it was taught")
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmyard.sources.examples import plan_examples
@@ -36,13 +35,15 @@ class Judge:
         assert config.metric_examples is not None
         self._tokenizer, self._peers, self._labels, self._beat = tokenizer, peers, job.labels, beat
         self._task = task_of(config.task, job.family, prompt_ids(config, job.tokenizer))
-        records = (
-            record
+        cases = [
+            case
             for unit in plan_examples(config.data, "validation")
             for record in checked(config.data, self._task, asdict(unit))[0]
-        )
-        cases = (case for record in records for case in self._task.cases(record))
-        self._cases = list(islice(cases, config.metric_examples))
+            for case in self._task.cases(record)
+        ]
+        # Spread over all of them: the first ones may be of one kind, such as the first file's.
+        count = min(config.metric_examples, len(cases))
+        self._cases = [cases[at * len(cases) // count] for at in range(count)]
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Returns the task's metric, by its name and as ``validation_metric``; a collective call."""

@@ -204,6 +204,10 @@ class Tokenizer:
         """Ids of single bytes in a vocabulary with byte fallback."""
         return frozenset(found for token in BYTES if (found := self._backend.token_to_id(token)) is not None)
 
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Returns the texts of many rows of ids, without control tokens; the work is done outside Python."""
+        return list(self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=True))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))

@@ -15,6 +15,7 @@ from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sources.examples import plan_examples
 from llmyard.stages import answering, evaluate
+from llmyard.stages.asked import Asked
 from llmyard.stages.config import Evaluate, Finetune, job_adapter
 
 PAIR = {"source_language": "en", "target_language": "zh", "target": "你好。"}
@@ -54,7 +55,7 @@ def translation(data: dict[str, Any]) -> Finetune:
 
 
 def asked(trained: Any) -> Any:
-    return answering.Asked(trained.task, trained.data, "transformer")
+    return Asked(trained.task, trained.data, "transformer")
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""``index``: passages of a prepared corpus that are found by their words, built by one task, from file to file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.core.errors import DataError
+from llmyard.core.storage import Storage
+from llmyard.stages.index_config import Index
+from llmyard.stages.stage import Made, Making
+from llmyard.tasks.passages import Passage, build_passages, passages_of
+from llmyard.tokens.shards import ShardSet
+from llmyard.tokens.tokenizer import FILE, Tokenizer
+
+REVISION = 1
+_DECODED = 256  # documents at once
+
+
+def parents(config: Index, store: ArtifactStore) -> Mapping[str, Artifact]:
+    """Returns the shards and the tokenizer that reads them."""
+    shards = store.get(config.shards, "shards")
+    return {
+        "shards": shards,
+        "tokenizer": store.get(next(each for each in shards.parents if each.startswith("tokenizer/"))),
+    }
+
+
+def sources(config: Index, parents: Mapping[str, Artifact]) -> list[Any]:
+    """Returns nothing: the corpus is its parent."""
+    return []
+
+
+def make(config: Index, making: Making) -> Made:
+    """Builds the index in a task."""
+    from llmyard.runtime.datasets import map_units
+
+    making.progress.update(0, 1, "indexing")
+    draft = making.draft
+    work = Build(config, making.parents["shards"], making.parents["tokenizer"], draft.storage, draft.folder)
+    (made,) = map_units([{}], work)
+    return Made({key: float(value) for key, value in made.items()})
+
+
+class Build:
+    """Writes the index of a corpus."""
+
+    def __init__(self, config: Index, shards: Artifact, tokenizer: Artifact, storage: Storage, folder: str) -> None:
+        self.config, self.shards, self.tokenizer = config, shards, tokenizer
+        self.storage, self.folder = storage, folder
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        self._documents = 0
+        with tempfile.TemporaryDirectory(prefix="ly-index-") as name:
+            home = Path(name)
+            count = build_passages(self._passages(), home)
+            for file in sorted(home.iterdir()):
+                self.storage.copy_in(file, f"{self.folder}/{file.name}")
+        return {"passages": count, "documents": self._documents}
+
+    def _passages(self) -> Iterator[Passage]:
+        for name, text in self._texts():
+            self._documents += 1
+            yield from passages_of(name, text, self.config.passage_characters)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Yields ids and texts of the documents, a few decoded at a time."""
+        tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
+        for split in self.config.splits:
+            try:
+                shards = ShardSet.of(self.shards, split).shards
+            except DataError:  # a split that is empty
+                continue
+            for shard in shards:
+                table = shard.document_columns("id", "start", "length")
+                for at in range(0, len(table), _DECODED):
+                    part = table.slice(at, _DECODED).to_pydict()
+                    places = zip(part["start"], part["length"], strict=True)
+                    ids = [shard.read(start, length).tolist() for start, length in places]
+                    yield from zip(part["id"], tokenizer.decode_batch(ids), strict=True)
