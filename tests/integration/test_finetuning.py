@@ -43,8 +43,9 @@ def chat_model(folder: Path) -> str:
     """Writes a tiny model in the hub's layout that has a chat template of its own; returns what `init` names."""
     from tokenizers import Tokenizer as Backend
 
-    from llmyard.models.config import Llama
-    from llmyard.models.families import build, save
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from llmyard.models.families import save
     from llmyard.tokens.config import BpeTokenizer
     from llmyard.tokens.tokenizer import FILE, Tokenizer
 
@@ -52,9 +53,11 @@ def chat_model(folder: Path) -> str:
     backend = Backend.from_str(Tokenizer.train(texts, BpeTokenizer(vocab_size=330, split_han=True)).to_json())
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     tokenizer = Tokenizer(backend)
-    shape = Llama(layers=1, hidden_size=16, heads=2, feed_forward_size=32)
-    size = tokenizer.vocab_size
-    save(build(shape, vocab_size=size, pad_id=tokenizer.pad_id, end_id=tokenizer.end_id, max_tokens=320), folder)
+    shape = Qwen2Config(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=32, max_position_embeddings=320,
+    )  # fmt: skip
+    save(Qwen2ForCausalLM(shape), folder)
     tokenizer.save(folder / FILE)
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

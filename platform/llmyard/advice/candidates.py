@@ -100,7 +100,7 @@ def _of_hub(model: Pretrained, question: Question) -> Iterator[Candidate]:
     shape = shape_of(model)
     if model.parameters >= use.lora_from:
         methods = ["lora"]
-    elif model.family in LABELLERS and examples < use.frozen_below:
+    elif model.kin in LABELLERS and examples < use.frozen_below:
         methods = ["frozen", "lora"]
     else:
         methods = ["full", "lora"]
@@ -113,11 +113,11 @@ def _of_hub(model: Pretrained, question: Question) -> Iterator[Candidate]:
 def _tuned(model: Pretrained, shape: Shape, method: str, question: Question) -> Candidate:
     use = rules()
     room = model.context - (use.prompt_tokens if method == "prompt_tuning" else 0)
-    limits = limits_of(question.task, model.family, tokens_of(question), room)
+    limits = limits_of(question.task, model.kin, tokens_of(question), room)
     frozen = max(1, layers_of(shape.config) // 2) if method == "frozen" else 0
-    work = _tuning_work(question, model.family, "hub", use.rates[method][model.family], limits, method)
+    work = _tuning_work(question, model.kin, "hub", use.rates[method][model.kin], limits, method)
     made = plan(shape, method, work, question.hardware, frozen)
-    return Candidate("hub", model.family, shape, None, model, method, limits, made)
+    return Candidate("hub", model.kin, shape, None, model, method, limits, made)
 
 
 def _tuning_work(
@@ -186,7 +186,7 @@ def _pretraining(question: Question) -> Iterator[Candidate]:
     for family in ("llama", "bert"):
         yield from_random(family, question)
     for model in catalogue().models if not question.offline else ():
-        is_decoder = model.family in ("gpt2", "llama")
+        is_decoder = model.kin in ("gpt2", "llama")
         if is_decoder and model.use == "tune" and set(question.languages) <= set(model.languages):
             yield _going_on(model, question)
 
@@ -220,7 +220,7 @@ def _going_on(model: Pretrained, question: Question) -> Candidate:
     work = pretraining_work(model.parameters, text, model.context)
     rate = float(f"{work.learning_rate / 3:.1e}")
     once = Work(**{**vars(work), "epochs": 1.0, "learning_rate": rate, "optimizer": "adamw"})
-    return Candidate("hub", model.family, shape, None, model, "full", {}, plan(shape, "full", once, question.hardware))
+    return Candidate("hub", model.kin, shape, None, model, "full", {}, plan(shape, "full", once, question.hardware))
 
 
 def best_unusable(question: Question) -> Sequence[Pretrained]:

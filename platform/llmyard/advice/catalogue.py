@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from llmyard.advice.question import Language, TaskName
 from llmyard.core.config import Config
 from llmyard.models.config import Model, ModelChoice
-from llmyard.tasks.config import LABELLERS, AnyTask
+from llmyard.tasks.config import KIN, LABELLERS, AnyTask
 
 FILE = Path(__file__).with_name("catalogue.yaml")
 
@@ -47,11 +47,16 @@ class Pretrained(Config):
     note: Note | None = None
 
     @property
+    def kin(self) -> str:
+        """The family of llmyard's that it is tuned as."""
+        return KIN.get(self.family, self.family)
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it can be tuned for here: those that train its family."""
-        found = [name for name, families in families_of_tasks().items() if self.family in families]
-        # Extractive question answering ends the question with a line feed, which BERT's own tokenizers pass over.
-        return tuple(name for name in found if name != "question_answering" or self.family not in LABELLERS)
+        found = [name for name, families in families_of_tasks().items() if self.kin in families]
+        # Extractive question answering ends the question with a line feed, which these encoders' tokenizers pass over.
+        return tuple(name for name in found if name != "question_answering" or self.kin not in LABELLERS)
 
     @property
     def use(self) -> Use:

@@ -117,8 +117,9 @@ def lora_parameters(config: Model, rank: int) -> int:
             return rank * config.layers * (4 + 2 + 5 + 5) * width
         case Llama():
             width, inner = config.hidden_size, config.feed_forward_size
-            shared = width // config.heads * (config.key_value_heads or config.heads)
-            return rank * config.layers * (4 * width + 2 * (width + shared) + 3 * (width + inner))
+            shared = config.head_width * (config.key_value_heads or config.heads)
+            asked = config.head_width * config.heads
+            return rank * config.layers * (2 * (width + asked) + 2 * (width + shared) + 3 * (width + inner))
         case Bert():
             width, inner = config.hidden_size, config.feed_forward_size
             return rank * config.layers * (4 * 2 * width + 2 * (width + inner))

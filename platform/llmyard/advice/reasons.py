@@ -87,7 +87,7 @@ def _of_bert() -> tuple[str, ...]:
     """Returns the tasks that a BERT of the hub is tuned for here."""
     from llmyard.advice.catalogue import catalogue
 
-    return next(each.tasks for each in catalogue().models if each.family in LABELLERS)
+    return next(each.tasks for each in catalogue().models if each.kin in LABELLERS)
 
 
 def _size(candidate: Candidate, question: Question) -> Said:

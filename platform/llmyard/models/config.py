@@ -19,7 +19,7 @@ class _Attention(Config):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.hidden_size % self.heads:
+        if getattr(self, "head_size", None) is None and self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
         return self
 
@@ -38,13 +38,19 @@ class Llama(_Attention):
     layers: int = Field(4, ge=1, le=512)
     key_value_heads: int | None = Field(None, ge=1, description="Fewer than heads share keys and values; unset: heads.")
     feed_forward_size: int = Field(688, ge=8)
+    head_size: int | None = Field(None, ge=2, description="Unset: hidden_size / heads.")
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a head."""
+        return self.head_size or self.hidden_size // self.heads
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
         if self.key_value_heads is not None and self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of key_value_heads {self.key_value_heads}")
-        if self.hidden_size // self.heads % 2:
-            raise ValueError(f"rotary positions need an even head size, not {self.hidden_size // self.heads}")
+        if self.head_width % 2:
+            raise ValueError(f"rotary positions need an even head size, not {self.head_width}")
         return self
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -15,8 +16,10 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
+    XLMRobertaForMaskedLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -34,6 +37,8 @@ _CLASSES: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "t5": T5ForConditionalGeneration,
     "bert": BertForPreTraining,
+    "roberta": RobertaForMaskedLM,
+    "xlm-roberta": XLMRobertaForMaskedLM,
     TransformerConfig.model_type: TransformerModel,
     TransformerXlConfig.model_type: TransformerXlModel,
     SpanTaggerConfig.model_type: SpanTagger,
@@ -69,6 +74,7 @@ def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_token
                     **ids, **ends, hidden_size=config.hidden_size, intermediate_size=config.feed_forward_size,
                     num_hidden_layers=config.layers, num_attention_heads=config.heads,
                     num_key_value_heads=config.key_value_heads or config.heads, max_position_embeddings=max_tokens,
+                    head_dim=config.head_width,
                     attention_dropout=config.dropout, tie_word_embeddings=True,
                 )
             )  # fmt: skip
@@ -116,21 +122,40 @@ def build_labeller(config: Bert, heads: Heads, *, vocab_size: int, pad_id: int, 
     return heads.on(vocab_size=vocab_size, pad_token_id=pad_id, max_tokens=max_tokens, **shape)
 
 
-def labeller_from(base: BertForPreTraining, heads: Heads) -> TextEncoder:
+def labeller_from(base: PreTrainedModel, heads: Heads) -> TextEncoder:
     """Returns an encoder that labels, as it was pretrained; its heads are random (from torch's current seed).
 
     Args:
-        base: As pretrained.
+        base: As pretrained; one of BERT's kin becomes a BERT, which computes the same.
         heads: What it finds.
     """
     shape = base.config
     model = heads.on(
-        vocab_size=shape.vocab_size, pad_token_id=shape.pad_token_id, max_tokens=shape.max_position_embeddings,
+        vocab_size=shape.vocab_size, pad_token_id=shape.pad_token_id,
+        max_tokens=shape.max_position_embeddings - unused_positions(shape),
         hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, heads=shape.num_attention_heads,
         feed_forward_size=shape.intermediate_size, dropout=shape.hidden_dropout_prob,
+        layer_norm_eps=shape.layer_norm_eps,
     )  # fmt: skip
-    model.take_encoder(base.bert.state_dict())
+    model.take_encoder(_encoder_weights(base))
     return model
+
+
+def is_encoder(model: Any) -> bool:
+    """Returns whether a model was pretrained by filling gaps: a BERT, or one of its kin."""
+    return isinstance(model, (BertForPreTraining, RobertaForMaskedLM, XLMRobertaForMaskedLM))
+
+
+def unused_positions(config: Any) -> int:
+    """Returns how many rows of its positions a model passes over: RoBERTa counts from behind the padding's id on."""
+    return 2 if config.model_type in ("roberta", "xlm-roberta") else 0
+
+
+def _encoder_weights(base: Any) -> dict[str, Tensor]:
+    """Returns the weights of a pretrained encoder by BERT's names."""
+    weights: dict[str, Tensor] = getattr(base, base.base_model_prefix).state_dict()
+    positions = "embeddings.position_embeddings.weight"
+    return {**weights, positions: weights[positions][unused_positions(base.config) :]}
 
 
 @dataclass(frozen=True)
@@ -184,7 +209,7 @@ def like(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         base.config.vocab_size = written["vocab_size"]
         return base
     model = wanted(wanted.config_class.from_pretrained(str(folder)))
-    model.take_encoder(base.bert.state_dict())
+    model.take_encoder(_encoder_weights(base))
     return model
 
 

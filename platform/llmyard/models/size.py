@@ -23,8 +23,9 @@ def parameters_of(config: Model, vocab_size: int, max_tokens: int) -> int:
             block = attention + 2 * norm + 8 * hidden * hidden + 5 * hidden
             return embedding + max_tokens * hidden + config.layers * block + norm
         case Llama():
-            shared = hidden // config.heads * (config.key_value_heads or config.heads)
-            block = 2 * hidden * hidden + 2 * hidden * shared + 3 * hidden * config.feed_forward_size + 2 * hidden
+            shared = config.head_width * (config.key_value_heads or config.heads)
+            feed = 3 * hidden * config.feed_forward_size
+            block = 2 * hidden * config.head_width * config.heads + 2 * hidden * shared + feed + 2 * hidden
             return embedding + config.layers * block + hidden
         case TransformerXl():
             feed = 2 * hidden * config.feed_forward_size + config.feed_forward_size + hidden

@@ -27,8 +27,10 @@ class TextEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         max_tokens: int = 256,
         dropout: float = 0.0,
         pad_token_id: int = 0,
+        layer_norm_eps: float = 1e-12,
         **kwargs: Any,
     ) -> None:
+        self.layer_norm_eps = layer_norm_eps
         self.vocab_size, self.hidden_size, self.layers, self.heads = vocab_size, hidden_size, layers, heads
         self.feed_forward_size, self.max_tokens, self.dropout = feed_forward_size, max_tokens, dropout
         super().__init__(pad_token_id=pad_token_id, **kwargs)
@@ -58,6 +60,7 @@ class TextEncoder(PreTrainedModel):  # type: ignore[misc]
                 hidden_dropout_prob=config.dropout,
                 attention_probs_dropout_prob=config.dropout,
                 pad_token_id=config.pad_token_id,
+                layer_norm_eps=config.layer_norm_eps,
                 type_vocab_size=kinds,
             ),
             add_pooling_layer=False,

@@ -12,6 +12,7 @@ from llmyard.stages.config import Finetune, Pretrain, refusal
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.stages.naming import HUB, hub_name
 from llmyard.stages.templates import TEMPLATE_FILES
+from llmyard.tasks.catalogue import form_of, kin_of
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of
 
@@ -131,6 +132,8 @@ def same_tokenizer(checkpoint: Artifact, tokenizer: Artifact) -> None:
 def check_base(config: Pretrain, base: Artifact, tokenizer: Artifact) -> None:
     """Raises RequestError if a run cannot go on from a checkpoint: by its family, its positions or its vocabulary."""
     family = str(base.details.get("family", ""))
+    if form_of(family) != "encoder":  # those of BERT's kin have another head
+        family = kin_of(family)
     for each in objectives_of(config.objective):
         if family not in FAMILIES[each.kind]:
             raise RequestError(
@@ -149,7 +152,7 @@ def check_base(config: Pretrain, base: Artifact, tokenizer: Artifact) -> None:
 
 def check_family(config: Pretrain | Finetune, base: Artifact) -> None:
     """Raises RequestError if a model of a checkpoint's family cannot be divided or computed as a run asks for."""
-    found = refusal(config, str(base.details.get("family", "")))
+    found = refusal(config, kin_of(str(base.details.get("family", ""))))
     if found is not None:
         raise RequestError(f"{base.reference}: {found}", "change the field that it names")
 

@@ -44,9 +44,7 @@ def companion_of(job: TrainJob, tokenizer: Tokenizer) -> Any:
 
 def _continued(job: TrainJob, tokenizer: Tokenizer, base: Any) -> Any:
     """Returns the model to go on with: the base, or its encoder with the heads of a task that labels."""
-    from transformers import BertForPreTraining
-
-    from llmyard.models.families import labeller_from
+    from llmyard.models.families import is_encoder, labeller_from
     from llmyard.models.growing import grow
     from llmyard.stages.streams import extra_ids
     from llmyard.tokens.growth import Vocabulary, growth
@@ -62,7 +60,7 @@ def _continued(job: TrainJob, tokenizer: Tokenizer, base: Any) -> Any:
         known = there.before
     grow(base, there, tokenizer, extra)
     model = base
-    if job.labels and isinstance(base, BertForPreTraining):
+    if job.labels and is_encoder(base):
         model = labeller_from(base, _heads(job, tokenizer))
     adapt(model, job.config.tuning, known)
     return model

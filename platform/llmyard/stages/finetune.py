@@ -13,7 +13,7 @@ from llmyard.stages.examples import content, encode_examples, parts_of, prompt_i
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.templates import with_template
 from llmyard.stages.training import TrainJob, is_apart, run_training
-from llmyard.tasks.catalogue import form_of
+from llmyard.tasks.catalogue import form_of, kin_of
 from llmyard.tasks.config import LABELLERS
 from llmyard.tasks.question_answering import QUESTION_END
 from llmyard.tokens.tokenizer import FILE
@@ -123,7 +123,7 @@ def _check_labels(labels: Mapping[str, list[str]], known: Artifact | None, famil
 def _family(config: Finetune, base: Artifact | None) -> str:
     if config.model is not None:
         return config.model.family
-    return str(base.details.get("family", "")) if base is not None else ""
+    return kin_of(str(base.details.get("family", ""))) if base is not None else ""
 
 
 def sources(config: Finetune, parents: Mapping[str, Artifact]) -> list[Any]:

@@ -17,7 +17,7 @@ from llmyard.core.artifact import FORMAT_VERSION, MARK
 from llmyard.core.artifacts import Artifact, ArtifactStore, sha256_of
 from llmyard.core.errors import RequestError
 from llmyard.core.fingerprint import fingerprint
-from llmyard.tasks.config import Task
+from llmyard.tasks.config import KIN, Task
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 from llmyard.training.config import FAMILIES
 
@@ -195,7 +195,7 @@ def _checkpoint(folder: _Folder) -> dict[str, Any]:
         details["tokenizer_sha256"] = sha256_of(files[FILE])
     if family in ("span_tagger", "text_classifier", "transformer") and "task_config" not in folder.details:
         engine = engine or f"what it was tuned for stands in llmyard's {MARK}, which is not in the folder"
-    trained = {name for families in FAMILIES.values() for name in families}
+    trained = {name for families in FAMILIES.values() for name in families} | set(KIN)
     reasons = {
         "serve": tokenizer or engine,
         "ask": tokenizer or engine,
@@ -226,7 +226,7 @@ def _tried(folder: Path) -> tuple[str, int]:
     """
     from llmyard.core.errors import LlmyardError
     from llmyard.generation.capable import why_not
-    from llmyard.models.families import load
+    from llmyard.models.families import load, unused_positions
 
     try:
         model = load(folder)
@@ -236,7 +236,7 @@ def _tried(folder: Path) -> tuple[str, int]:
         first = str(error).strip().partition("\n")[0]
         raise RequestError(f"the model in {folder} does not load: {first}", "mend it, or download it again") from None
     positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "max_tokens", 0)
-    return why_not(model), int(positions or 0)
+    return why_not(model), int(positions or 0) - unused_positions(model.config)
 
 
 class _OtherTokenizer(RequestError):

@@ -7,6 +7,7 @@ from typing import cast
 
 from llmyard.tasks.classification import ClassificationTask
 from llmyard.tasks.config import (
+    KIN,
     AnyTask,
     Classification,
     Dialogue,
@@ -30,8 +31,13 @@ from llmyard.tasks.translation import TranslationTask
 
 
 def form_of(family: str) -> Form:
-    """Returns how models of a family read and write; families that llmyard does not make write on, as decoders do."""
-    return FORMS.get(family, "decoder")
+    """Returns how models of a family read and write; families that llmyard does not know write on, as decoders do."""
+    return FORMS.get(kin_of(family), "decoder")
+
+
+def kin_of(family: str) -> str:
+    """Returns the family of ours that models of a family are tuned as: itself, where it is one."""
+    return KIN.get(family, family)
 
 
 def task_of(config: AnyTask, family: str, prefix: Sequence[int] = ()) -> Task:

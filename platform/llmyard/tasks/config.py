@@ -11,6 +11,10 @@ from llmyard.core.config import Config
 # Which model families can do a task: they write an answer, or they label what they read.
 WRITERS = ("transformer", "gpt2", "llama", "t5")
 LABELLERS = ("bert",)
+# Families of other makers that are built, and tuned, as one of ours.
+KIN = {
+    "qwen2": "llama", "qwen3": "llama", "mistral": "llama", "mt5": "t5", "roberta": "bert", "xlm-roberta": "bert",
+}  # fmt: skip
 LLMYARD, OF_MODEL = "llmyard", "model"  # templates of conversations that are named, not written out
 
 

@@ -29,13 +29,13 @@ def test_names_are_given_once() -> None:
 @pytest.mark.parametrize("model", [each for each in MODELS if each.shape], ids=lambda model: model.short)
 def test_a_shape_has_the_published_number_of_weights(model: Pretrained) -> None:
     assert shape_of(model).parameters == pytest.approx(model.parameters, rel=0.05)
-    assert model.config.family == model.family
+    assert model.config.family == model.kin
     assert model.vocab_size
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.short)
 def test_every_family_that_is_trained_has_a_shape_and_no_other_claims_to_be_tuned(model: Pretrained) -> None:
-    is_trained = any(model.family in families for families in families_of_tasks().values())
+    is_trained = any(model.kin in families for families in families_of_tasks().values())
     assert (model.use != "not_yet") == (is_trained and model.shape is not None)
     assert (model.use == "convert") <= (model.weights == "pickle" or model.tokenizer == "other")
     assert model.source
@@ -48,7 +48,7 @@ def test_a_bert_of_the_hub_is_not_offered_for_questions_while_its_tokenizer_drop
 
     wordpiece = Tokenizer.train(["some text " * 20], WordPieceTokenizer(vocab_size=300))
     assert wordpiece.encode(QUESTION_END) == []
-    assert all("question_answering" not in each.tasks for each in MODELS if each.family == "bert")
+    assert all("question_answering" not in each.tasks for each in MODELS if each.kin == "bert")
 
 
 @pytest.mark.parametrize("model", [each for each in MODELS if each.use != "not_yet"], ids=lambda model: model.short)
