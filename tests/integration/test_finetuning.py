@@ -42,7 +42,6 @@ def pairs(path: Path, split: str, count: int) -> str:
 def chat_model(folder: Path) -> str:
     """Writes a tiny model in the hub's layout that has a chat template of its own; returns what `init` names."""
     from tokenizers import Tokenizer as Backend
-
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from llmyard.models.families import save
