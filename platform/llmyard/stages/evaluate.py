@@ -27,7 +27,7 @@ from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
 from llmyard.stages.stage import Made, Making
 
-REVISION = 3
+REVISION = 4
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 

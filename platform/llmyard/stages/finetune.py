@@ -18,7 +18,7 @@ from llmyard.tasks.config import LABELLERS
 from llmyard.tasks.question_answering import QUESTION_END
 from llmyard.tokens.tokenizer import FILE
 
-REVISION = 3
+REVISION = 4
 
 
 def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmyard.tokens.config import Mixture
     from llmyard.tokens.mixture import Phase
 
-REVISION = 2
+REVISION = 3
 
 
 def parents(config: Pretrain, store: ArtifactStore) -> Mapping[str, Artifact]:
