@@ -31,8 +31,10 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
         parts = 1 if trained.objective.kind == "recurrent_lm" else LOSS_PARTS
         units = [{"split": split, "part": part, "parts": parts} for part in range(parts)]
         sums: Counter[str] = Counter()
+        batches: list[list[float]] = []
         arguments = (checkpoint, shards, trained, config.batch_size, config.limit)
         for done, row in enumerate(map_with(units, LossWorker, arguments), start=1):
+            batches += row.pop("batches")
             sums.update(row)
             making.progress.update(done, len(units), split)
         figures = {
@@ -53,8 +55,10 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
         figures |= {f"perplexity:{kind}": math.exp(min(figures[f"text_loss:{kind}"], 50.0)) for kind in others}
         unigram = figures.pop("unigram")
         trigram = {"trigram_perplexity": math.exp(figures.pop("trigram"))} if "trigram" in figures else {}
+        spelled, between = _spelled(batches)
         scored[split] = {
-            "metrics": {"perplexity": math.exp(min(loss, 50.0)), **figures},
+            "metrics": {"perplexity": math.exp(min(loss, 50.0)), **spelled, **figures},
+            "intervals": between,
             "baseline": {
                 "perplexity": math.exp(unigram),
                 "loss": unigram,
@@ -65,6 +69,26 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
             "key_metric": "perplexity",
         }
     return scored
+
+
+def _spelled(batches: list[list[float]]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Returns bits for each byte, which compares across tokenizers, and the intervals of it and of perplexity, over
+    batches; nothing where tokens are not foretold one after the other.
+
+    Args:
+        batches: Nats, tokens and bytes of each.
+    """
+    from llmyard.metrics.bits import bits_each, bits_figure, perplexity_each, perplexity_figure
+    from llmyard.metrics.significance import bootstrap
+
+    kept = sorted(each for each in batches if each[1] and each[2])  # the order in which they came is chance
+    if len(kept) < 2:
+        return {}, {}
+    nats, tokens, sizes = ([each[at] for each in kept] for at in range(3))
+    bits = bootstrap(bits_each(nats, [int(size) for size in sizes]), bits_figure)
+    spread = bootstrap(perplexity_each(nats, [int(count) for count in tokens]), perplexity_figure)
+    between = {"perplexity": [spread.low, spread.high], "bits_per_byte": [bits.low, bits.high]}
+    return {"bits_per_byte": bits.value}, between
 
 
 # Objectives whose tokens a model that counts n-grams can foretell: it knows what stands before.
@@ -83,13 +107,15 @@ class LossWorker:
     ) -> None:
         from llmyard.models.families import load
         from llmyard.tokens.tokenizer import FILE, Tokenizer
+        from llmyard.tokens.word_starts import token_sizes
 
         self.model = load(checkpoint.local())
         self.tokenizer = Tokenizer.load(checkpoint.local(FILE))
         self.shards = shards
         self.trained, self.batch_size, self.limit = trained, batch_size, limit
+        self.sizes = token_sizes(self.tokenizer)
 
-    def __call__(self, unit: dict[str, Any]) -> dict[str, float]:
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         from llmyard.stages.streams import pretraining
@@ -100,20 +126,31 @@ class LossWorker:
         shards = ShardSet.of(self.shards, unit["split"])
         objectives = objectives_of(self.trained.objective)
         counting = self._counting() if objectives[0].kind in COUNTABLE else None
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, Any] = defaultdict(float)
+        batches: list[list[float]] = []
         with torch.inference_mode():
             for number, objective in enumerate(objectives):
                 stream = pretraining(self.trained, objective, shards, self.tokenizer, counts=counts)
-                found = self._summed(stream, objective.kind, unit, counts, counting)
+                found = self._summed(stream, objective.kind, unit, counts, counting, [] if number else batches)
                 # The first one's figures have no other name: most runs have one objective.
                 suffix = f":{objective.kind}" if number else ""
                 for name, value in found.items():
                     figure, count, _ = name.partition("/count")
                     sums[f"{figure}{suffix}{count}"] += value
-        return dict(sums)
+        return {**sums, "batches": batches}
 
-    def _summed(self, stream: Stream, kind: str, unit: dict[str, Any], counts: Any, counting: Any) -> dict[str, float]:
-        """Returns the sums of an objective's figures over this worker's share, with what each is a mean over."""
+    def _summed(
+        self,
+        stream: Stream,
+        kind: str,
+        unit: dict[str, Any],
+        counts: Any,
+        counting: Any,
+        batches: list[list[float]],
+    ) -> dict[str, float]:
+        """Returns the sums of an objective's figures over this worker's share, with what each is a mean over; adds
+        nats, tokens and bytes of each batch of text.
+        """
         import numpy as np
 
         from llmyard.training.objectives import IGNORE
@@ -129,21 +166,35 @@ class LossWorker:
 
         for at in range(unit["part"] * size, count, unit["parts"] * size):
             batch = stream.batch([stream.order[sample] for sample in range(at, min(at + size, count))])
-            for name, (value, weight) in stream.objective.measures(self.model, batch).items():
+            measured = stream.objective.measures(self.model, batch)
+            for name, (value, weight) in measured.items():
                 sums.update({name: value, f"{name}/count": weight})
             labels = stream.objective.labels(batch)
             if isinstance(stream.objective, RestoringObjective):
                 said = stream.objective.surprises(self.model, batch).numpy()
+                batches.append([0.0, 0.0, 0.0])
                 for row, text in self._texts(kind, batch):
+                    self._add(batches, said[row][text.targets].sum(), text.ids[text.places])
                     add("text_loss", said[row][text.targets])
                     add("unigram", surprise[text.ids[text.places]])
                     add("trigram", counting.surprise(text.ids)[text.places])
                 continue
             add("unigram", surprise[labels[labels != IGNORE].numpy()])
             if counting is not None:
+                batches.append([0.0, 0.0, 0.0])
+                self._add(batches, measured["loss"][0], labels[labels != IGNORE].numpy())
                 for ids, row in zip(batch["ids"].numpy(), labels.numpy(), strict=True):
                     add("trigram", counting.surprise(ids)[1:][row != IGNORE])
         return dict(sums)
+
+    def _add(self, batches: list[list[float]], nats: float, ids: Any) -> None:
+        """Adds some tokens to the last batch."""
+        for at, more in enumerate((float(nats), float(len(ids)), float(self._sizes_of(ids).sum()))):
+            batches[-1][at] += more
+
+    def _sizes_of(self, ids: Any) -> Any:
+        """Returns the bytes of tokens; those behind the vocabulary, such as sentinels, have none."""
+        return self.sizes[ids[ids < len(self.sizes)]]
 
     def _texts(self, kind: str, batch: Any) -> Iterator[tuple[int, WrittenText]]:
         """Yields each sample of a batch of an encoder-decoder as text."""

@@ -12,7 +12,7 @@ from llmyard.tokens.tokenizer import CONTROL, Tokenizer
 from llmyard.tokens.words import starts_in
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_CONTINUED = "##"
+_CONTINUED, _SPACE = "##", "\u2581"
 
 
 class WordStarts:
@@ -23,7 +23,7 @@ class WordStarts:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        pieces = _bytes_of(tokenizer)
+        pieces = bytes_of_tokens(tokenizer)
         self._data = np.frombuffer(b"".join(pieces), np.uint8)
         self._offsets = np.append(0, np.cumsum([len(piece) for piece in pieces], dtype=np.int64))
 
@@ -37,10 +37,18 @@ class WordStarts:
         return _begins(text, ends, starts_in(text))
 
 
-def _bytes_of(tokenizer: Tokenizer) -> list[bytes]:
-    """Returns the bytes of each token as it stands in a text; a line feed for control tokens."""
-    from llmyard.tokens.bpe import bytes_of
+def token_sizes(tokenizer: Tokenizer) -> I64:
+    """Returns how many bytes of a text each token stands for, (V); 0 for control tokens."""
+    sizes = np.array([len(piece) for piece in bytes_of_tokens(tokenizer)], np.int64)
+    sizes[[tokenizer.control(token) for token in CONTROL]] = 0
+    return sizes
 
+
+def bytes_of_tokens(tokenizer: Tokenizer) -> list[bytes]:
+    """Returns the bytes of each token as it stands in a text; a line feed for control tokens."""
+    from llmyard.tokens.bpe import byte_characters, bytes_of
+
+    alphabet = set(byte_characters())
     model = json.loads(tokenizer.to_json())["model"]
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
@@ -52,7 +60,7 @@ def _bytes_of(tokenizer: Tokenizer) -> list[bytes]:
     for name in names:
         if name in CONTROL:
             pieces.append(b"\n")
-        elif kind == "BPE":
+        elif kind == "BPE" and set(name) <= alphabet:
             pieces.append(bytes_of(name))
         elif found := _BYTE.fullmatch(name):
             pieces.append(bytes([int(found[1], 16)]))
@@ -61,7 +69,7 @@ def _bytes_of(tokenizer: Tokenizer) -> list[bytes]:
             is_spaced = inner == name and not "\u3400" <= name[:1] <= "\u9fff"
             pieces.append((" " if is_spaced else "").encode() + inner.encode())
         else:
-            pieces.append(name.encode())
+            pieces.append(name.replace(_SPACE, " ").encode())
     return pieces
 
 
