@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmyard.core.errors import DataError
-from llmyard.metrics.translation import refuse_unequal
+from llmyard.metrics.measure import refuse_unequal
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 # A Chinese character, or a run without any; full stops, commas and apostrophes inside of one belong to it ("3.5",

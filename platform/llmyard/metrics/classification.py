@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmyard.core.errors import DataError
-from llmyard.metrics.translation import refuse_unequal
+from llmyard.metrics.measure import refuse_unequal
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llmyard.core.errors import DataError
+from llmyard.metrics.measure import refuse_unequal
 from llmyard.metrics.summaries import units_of
-from llmyard.metrics.translation import refuse_unequal
 from llmyard.metrics.triples import PrecisionRecall
 
 F64 = npt.NDArray[np.float64]

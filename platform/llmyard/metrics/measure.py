@@ -14,6 +14,17 @@ from llmyard.core.errors import DataError
 F64 = npt.NDArray[np.float64]
 
 
+def refuse_unequal(hypotheses: Sequence[object], references: Sequence[object]) -> None:
+    """Raises DataError when there is nothing to score or the two do not pair up."""
+    if not hypotheses:
+        raise DataError("there are no hypotheses to score", "give one hypothesis for every reference")
+    if len(hypotheses) != len(references):
+        raise DataError(
+            f"{len(hypotheses)} hypotheses do not pair up with {len(references)} references",
+            "give one hypothesis for every reference",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """A figure of the sum of what the examples add.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmyard.metrics.translation import refuse_unequal
+from llmyard.metrics.measure import refuse_unequal
 
 ENGLISH_UNIT = re.compile(r"[a-z0-9]+")
 CHINESE_UNIT = re.compile(r"[a-z0-9]+|[\u3400-\u9fff]")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from llmyard.metrics.translation import refuse_unequal
+from llmyard.metrics.measure import refuse_unequal
 
 Triple = tuple[str, str, str]
 Span = tuple[int, int, str]

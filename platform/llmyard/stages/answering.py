@@ -237,6 +237,8 @@ class Scorer:
             harm = toxicity([str(each.answer) for each in answered], self.toxicity)
             found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
             found["intervals"] |= {f"toxic_{name}": [each.share.low, each.share.high] for name, each in harm.items()}
+        if hasattr(task, "signatures"):
+            found["signatures"] = task.signatures([each.record for each in answered])
         if asked.index is not None:
             self._found(split, task, answered, found)
         if task.name == "knowledge_graph":

@@ -58,6 +58,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "others": _others(found),
         "attributions": [_coloured(each) for each in found.get("attributions", [])],
         "graph": found.get("graph"),
+        "signatures": found.get("signatures", {}),
         "errors": [_readable(error) for error in found.get("errors", [])],
         "calibration": _calibration(found.get("reliability")),
     }

@@ -59,6 +59,13 @@ class TranslationTask(Writing):
 
         return by_group([record["target_language"] for record in records], of)
 
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Returns sacrebleu's signatures of the figures, by their names."""
+        from llmyard.metrics.corpus_scores import signatures
+
+        languages = sorted({record["target_language"] for record in records})
+        return {f"{name}_{to}": each for to in languages for name, each in signatures(to).items()}
+
     def bucket(self, prediction: Any, record: Record) -> str:
         """Returns what is wrong with a translation; "right" from a chrF of 60 on."""
         from llmyard.metrics.corpus_scores import chrf_measure
