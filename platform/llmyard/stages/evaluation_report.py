@@ -12,6 +12,8 @@ from llmyard.stages.plots import Frame, Line
 from llmyard.stages.training_report import PAGES
 
 _WIDTH = 300
+_UNBOUNDED = ("perplexity", "bits_per_byte")  # there is no scale to draw them on
+_ITEM = 28  # characters of a probe's item; of some the item is a whole sentence
 
 
 def pages(
@@ -69,7 +71,7 @@ def _row(
 ) -> dict[str, Any]:
     floor = baseline.get(name)
     plot = None
-    if interval is not None:
+    if interval is not None and not name.startswith(_UNBOUNDED):
         # Shares are drawn from 0 to 1, BLEU and its kin from 0 to 100.
         top = 1.0 if max(value, interval[1], floor or 0.0) <= 1 else 100.0
         low, high = (_place(each, top) for each in interval)
@@ -111,10 +113,14 @@ def _bias(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for probe, each in found.items():
         numbers = {key: _number(each[key]) for key in ("difference", "low", "high", "share")}
-        items = sorted(each["by_item"].items(), key=lambda item: -abs(item[1]))[:6]
-        most = ", ".join(f"{item} {_number(value)}" for item, value in items)
+        items = sorted(each["by_item"].items(), key=lambda item: -abs(item[1]))[:5]
+        most = ", ".join(f"{_short(item)} {_number(value)}" for item, value in items)
         rows.append({"name": probe, **numbers, "p": f"{each['p_value']:.2g}", "pairs": each["pairs"], "most": most})
     return rows
+
+
+def _short(item: str) -> str:
+    return item if len(item) <= _ITEM else f"{item[:_ITEM]}…"
 
 
 def _harness(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
