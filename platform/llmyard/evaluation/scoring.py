@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from llmyard.core.compiled import I64
 from llmyard.metrics.calibration import reliability
 from llmyard.metrics.measure import Measure, values_of
 from llmyard.metrics.significance import Interval, bootstrap, paired_bootstrap
 from llmyard.tasks.task import Choice, Record, Task
 
 RIGHT = "right"
+_ASKED = (("question", "context"), ("query", "text"))  # what is asked, and the text it is asked about
 _SHOWN = 5  # examples of each kind of error
 _LONGEST = 600  # characters of a shown text
 
@@ -43,9 +47,10 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
     """
     records = [each.record for each in answered]
     predictions = [task.prediction(each.record, each.answer) for each in answered]
-    measures = task.measures(predictions, records)
+    places = clusters(records)
+    measures = by_cluster(task.measures(predictions, records), places)
     name, naive = task.baseline(train, records)
-    floor = task.measures(naive, records)
+    floor = by_cluster(task.measures(naive, records), places)
     refused = sum(each.is_refused for each in answered) / max(1, len(answered))
     return {
         "examples": len(records),
@@ -62,13 +67,42 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
 
 def against(task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered]) -> dict[str, Any]:
     """Returns another model's figures on the same examples, and by how much the first one is better."""
-    mine = task.measures([task.prediction(each.record, each.answer) for each in answered], _records(answered))
-    theirs = other.measures([other.prediction(each.record, each.answer) for each in others], _records(others))
+    places = clusters(_records(answered))
+    said = [task.prediction(each.record, each.answer) for each in answered]
+    mine = by_cluster(task.measures(said, _records(answered)), places)
+    said = [other.prediction(each.record, each.answer) for each in others]
+    theirs = by_cluster(other.measures(said, _records(others)), places)
     differences = {name: compared(mine, theirs, name) for name in mine}
     return {
         "other": values_of(theirs),
         "against_other": {name: each for name, each in differences.items() if each is not None},
     }
+
+
+def clusters(records: Sequence[Record]) -> I64:
+    """Returns for each case the number of the dialogue it is a turn of, or of the text it is asked about: such cases
+    are alike, so intervals and tests draw them together (Cameron et al. 2008).
+    """
+    keys = []
+    for at, record in enumerate(records):
+        turns = str(record.get("id", "")).rpartition("#")[0] if "messages" in record else ""
+        asked = next((field for question, field in _ASKED if record.get(question)), "")
+        keys.append(turns or str(record.get(asked) or "") or f"#{at}")
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def by_cluster(measures: Mapping[str, Measure], places: I64) -> dict[str, Measure]:
+    """Returns measures of as many rows as there are clusters, each the sum of its cases': the figures stay the same."""
+    count = int(places.max(initial=-1)) + 1
+    if count == len(places):
+        return dict(measures)
+    found = {}
+    for name, measure in measures.items():
+        rows = np.zeros((count, measure.statistics.shape[1]))
+        np.add.at(rows, places, measure.statistics)
+        found[name] = Measure(rows, measure.figure)
+    return found
 
 
 def _records(answered: Sequence[Answered]) -> list[Record]:

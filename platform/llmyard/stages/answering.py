@@ -13,7 +13,7 @@ from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.evaluation.endpoint import LiveModel
 from llmyard.evaluation.harm import toxicity
-from llmyard.evaluation.scoring import Answered, against, intervals, scored
+from llmyard.evaluation.scoring import Answered, against, by_cluster, clusters, intervals, scored
 from llmyard.metrics.measure import values_of
 from llmyard.sources.examples import ExampleUnit, plan_examples
 from llmyard.stages.asked import Asked
@@ -260,7 +260,8 @@ class Scorer:
             )
             extra |= {f"{name}_without": other[name] for name in ("exact_match", "f1")}
         found["metrics"] |= values_of(extra)
-        found["intervals"] |= {name: [each.low, each.high] for name, each in intervals(extra).items()}
+        spread = intervals(by_cluster(extra, clusters([each.record for each in answered])))
+        found["intervals"] |= {name: [each.low, each.high] for name, each in spread.items()}
         for error in found["errors"]:
             for example in error["examples"]:
                 example["record"].pop("context", None)
