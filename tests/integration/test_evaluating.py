@@ -176,26 +176,43 @@ def test_questions_are_answered_from_an_index_and_say_where_from(tmp_path: Path)
             "leaks": "drop", "task": {"kind": "question_answering"}, "batch": {"size": 4, "micro_batch": 4},
             "resources": {"workers": 1},
         },
+        {
+            "kind": "finetune", "output": "writer", "tokenizer": "towns", "steps": 2, "leaks": "drop",
+            "model": {"family": "gpt2", "layers": 1, "hidden_size": 16, "heads": 2}, "data": data,
+            "task": {"kind": "question_answering", "max_tokens": 80, "max_answer_tokens": 4},
+            "batch": {"size": 4, "micro_batch": 4}, "resources": {"workers": 1},
+        },
     ]  # fmt: skip
     storage = str(tmp_path / "store")
     del evaluation["task"]
     with pytest.raises(LlmyardError, match="no training example is left"):  # held out is what is trained on
         run(job_adapter().validate_python({"kind": "pipeline", "name": "p", "stages": stages}), storage=storage)
     others = records(tmp_path / "others", [{**row, "question": f"{row['question']}!"} for row in rows])
-    stages[2] |= {"data": {**data, "train": others["train"]}}
-    evaluation["data"] = stages[2]["data"]
+    for stage in stages[2:]:
+        stage |= {"data": {**data, "train": others["train"]}}
+    strange = {"language": "en", "question": "zzz qqq?", "answers": [{"text": "9"}]}  # comes without a text, too
+    test = records(tmp_path / "test", [*rows, strange])["test"]
+    evaluation["data"] = {**data, "train": others["train"], "test": test}
     open_questions = {**evaluation, "output": "open", "retrieval": {"index": "towns", "passages": 3}}
-    job = {"kind": "pipeline", "name": "p", "stages": [*stages, open_questions]}
+    written = {**open_questions, "output": "written", "checkpoint": "writer"}
+    job = {"kind": "pipeline", "name": "p", "stages": [*stages, open_questions, written]}
     results = run(job_adapter().validate_python(job), storage=storage)
     assert results[1].artifacts[0].metrics["documents"] == len(rows)
-    report = results[-1].artifacts[0]
-    assert report.metrics["test/recall_at_3"] == 1.0
-    assert report.metrics["test/exact_match_without"] == 0.0
-    for part in [entry.path for entry in report.files() if entry.path.startswith("predictions/test")]:
-        for line in json.loads(report.local(part).read_text(encoding="utf-8")):
-            names = [each["id"] for each in line["record"]["passages"]]
-            assert len(names) <= 3
-            assert line["record"]["cited"] is None or line["record"]["cited"] in names
+    for result in results[-2:]:
+        report, planted = result.artifacts[0], 0
+        assert report.metrics["test/recall_at_3"] == pytest.approx(len(rows) / (len(rows) + 1))  # all that are planted
+        assert report.metrics["test/nothing_found"] == pytest.approx(1 / (len(rows) + 1))
+        assert report.metrics["test/exact_match_without"] == 0.0
+        for part in [entry.path for entry in report.files() if entry.path.startswith("predictions/test")]:
+            for line in json.loads(report.local(part).read_text(encoding="utf-8")):
+                record = line["record"]
+                read = [each["id"] for each in record["passages"] if each["read"]]
+                assert len(record["passages"]) <= 3
+                assert record["cited"] is None or record["cited"] in read
+                planted += any(each["right"] for each in record["passages"])
+                assert bool(read) == (record["question"] != strange["question"])
+        assert planted == len(rows)
+        assert f"index/towns@{results[1].artifacts[0].version}" in report.local("report.zh.html").read_text("utf-8")
     again = run(job_adapter().validate_python(job), storage=storage)
     assert all(result.skipped for result in again)
     with pytest.raises(ValueError, match="`retrieval` is for question_answering"):

@@ -53,7 +53,7 @@ class Retrieval(Config):
 class Endpoint(Config):
     """A model that answers over HTTP: of `llmyard serve`, or another that speaks OpenAI's protocol."""
 
-    url: str = Field(pattern=r"^https?://", description="Without `/v1`.")
+    url: str = Field(pattern=r"^https?://[^@]+$", description="Without `/v1`, and without a password.")
     model: str = Field(min_length=1, description="As its /v1/models lists it.")
     key_env: str = Field("LLMYARD_API_KEY", description="The environment variable that holds the key.")
     streams: Annotated[int, Inert(), Field(ge=1, le=256, description="Requests at once.")] = 8

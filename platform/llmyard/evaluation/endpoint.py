@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,17 @@ MAX_ANSWER_BYTES = 64 << 20
 _PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 _BUSY = (429, 502, 503, 504)
 _REFUSED = (400, 413, 422)
+_LONGEST_WAIT = 60.0  # seconds, whatever an endpoint asks for
+
+
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key is for the address that was given."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_Here)
 
 
 class EndpointFailed(LlmyardError):
@@ -43,7 +55,7 @@ class LiveModel:
 
     url: str
     name: str
-    key: str = ""
+    key: str = field(default="", repr=False)
     streams: int = 8
     timeout: float = 120.0
 
@@ -54,8 +66,11 @@ class LiveModel:
             RequestError: There is no such model, the key is refused, or the URL is none.
             EndpointFailed: It does not answer.
         """
-        if urlsplit(self.url).scheme not in ("http", "https"):
-            raise RequestError(f"{self.url!r} is no address of an endpoint", "give http://HOST:PORT or https://HOST")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or "@" in parts.netloc:
+            raise RequestError(
+                "that is no address of an endpoint", "give http://HOST:PORT or https://HOST, no password"
+            )
         listed = self._ask("/v1/models")
         models: dict[str, dict[str, Any]] = {str(each.get("id")): each for each in _list(listed, "data")}
         if self.name not in models:
@@ -64,8 +79,8 @@ class LiveModel:
         return models[self.name]
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Any]:
-        """Returns what a model of llmyard says of records of its task, in their order; None of one that it refuses, for
-        being too long for instance.
+        """Returns what a model of llmyard says of records of its task, in their order; of one that it refuses, for
+        being too long for instance, the refusal.
 
         Raises:
             RequestError: The key or the model is refused.
@@ -73,9 +88,9 @@ class LiveModel:
         """
         try:
             return self._predicted(records)
-        except Refused:
+        except Refused as refused:
             if len(records) < 2:
-                return [None]
+                return [refused]
         middle = len(records) // 2
         return [*self.predict(records[:middle]), *self.predict(records[middle:])]
 
@@ -91,9 +106,9 @@ class LiveModel:
             )
         return [answer for batch in answers for answer in batch]
 
-    def chat(self, texts: Sequence[str], max_tokens: int) -> list[str | None]:
-        """Returns what a model says to each text as the only message of a conversation, greedily; None of one that it
-        refuses.
+    def chat(self, texts: Sequence[str], max_tokens: int) -> list[str | Refused]:
+        """Returns what a model says to each text as the only message of a conversation, greedily; of one that it
+        refuses, the refusal.
 
         Raises:
             RequestError: The key or the model is refused.
@@ -103,10 +118,10 @@ class LiveModel:
             {"model": self.name, "max_tokens": max_tokens, "temperature": 0.0, "messages": [_user(text)]}
             for text in texts
         ]
-        said: list[str | None] = []
+        said: list[str | Refused] = []
         for found in self._all("/v1/chat/completions", bodies, may_refuse=True):
-            if found is None:
-                said.append(None)
+            if isinstance(found, Refused):
+                said.append(found)
                 continue
             choices = _list(found, "choices")
             message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
@@ -121,9 +136,9 @@ class LiveModel:
         def ask(body: Any) -> Any:
             try:
                 return self._ask(path, body)
-            except Refused:
+            except Refused as refused:
                 if may_refuse:
-                    return None
+                    return refused
                 raise
 
         with ThreadPoolExecutor(self.streams) as pool:
@@ -136,7 +151,7 @@ class LiveModel:
         request = urllib.request.Request(self.url.rstrip("/") + path, data, headers)
         for pause in (*_PATIENCE, None):
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                with _opener.open(request, timeout=self.timeout) as response:
                     return json.loads(response.read(MAX_ANSWER_BYTES))
             except urllib.error.HTTPError as error:
                 said = _message(error)
@@ -151,8 +166,8 @@ class LiveModel:
                     raise EndpointFailed(
                         f"{self.url} is busy ({error.code}): {said}", "give it fewer `streams`"
                     ) from None
-                time.sleep(max(pause, _seconds(error.headers.get("Retry-After"))))
-            except (OSError, ValueError) as error:
+                time.sleep(max(pause, min(_LONGEST_WAIT, _seconds(error.headers.get("Retry-After")))))
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if pause is None or isinstance(error, ValueError):
                     raise EndpointFailed(f"{self.url}{path} does not answer: {error}", "is it up?") from None
                 time.sleep(pause)

@@ -15,6 +15,7 @@ from llmyard.generation.torch_engine import TorchEngine
 from llmyard.tasks.task import Decoding
 
 DEFAULT_NEW_TOKENS = 256
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _INTERVAL = 1.959964  # standard errors on both sides of a mean: 95 % of a normal distribution
 
 
@@ -114,7 +115,9 @@ def _asked(engine: TorchEngine) -> Any:
             return (prompt, answer) if is_cut else (tokenizer.encode(context), tokenizer.encode(continuation))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            scores = engine.score_batch([prompt for _, prompt, _ in requests], [answer for *_, answer in requests])
+            # Of an answer that is longer than the positions the end is scored, as the harness has it.
+            answers = [answer[-positions:] for *_, answer in requests]
+            scores = engine.score_batch([prompt for _, prompt, _ in requests], answers)
             return [(each.total, each.is_likeliest) for each in scores]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -146,7 +149,8 @@ def _alike(settings: Sequence[dict[str, Any]]) -> list[tuple[Decoding, list[int]
     """Returns how answers are written, each with the places of the requests that ask for it."""
     groups: dict[Decoding, list[int]] = {}
     for at, each in enumerate(settings):
-        tokens = int(each.get("max_gen_toks", DEFAULT_NEW_TOKENS))
+        named = (each[name] for name in _LENGTHS if each.get(name) is not None)
+        tokens = int(next(named, DEFAULT_NEW_TOKENS))
         temperature = float(each.get("temperature", 0.0)) if each.get("do_sample") else 0.0
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature, top_p=float(each.get("top_p", 1.0)))
         groups.setdefault(decoding, []).append(at)

@@ -14,6 +14,7 @@ from llmyard.core.compiled import I64
 from llmyard.metrics.calibration import reliability
 from llmyard.metrics.measure import Measure, values_of
 from llmyard.metrics.significance import Interval, bootstrap, paired_bootstrap
+from llmyard.tasks.open_questions import HOME
 from llmyard.tasks.task import Choice, Record, Task
 
 RIGHT = "right"
@@ -87,7 +88,8 @@ def clusters(records: Sequence[Record]) -> I64:
     for at, record in enumerate(records):
         turns = str(record.get("id", "")).rpartition("#")[0] if "messages" in record else ""
         asked = next((field for question, field in _ASKED if record.get(question)), "")
-        keys.append(turns or str(record.get(asked) or "") or f"#{at}")
+        # Of a question that reads what was found for it, the text is the one that it came with, if any.
+        keys.append(turns or str(record.get(HOME, record.get(asked)) or "") or f"#{at}")
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 

@@ -109,7 +109,10 @@ class Model:
             excess, room = self.task.excess(record, self.tokenizer)
             if excess > 0:
                 raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
-        return self.task.prompt(record, self.tokenizer)
+        try:
+            return self.task.prompt(record, self.tokenizer)
+        except BadExample as error:
+            raise Unsupported(error.what, error.remedy) from None
 
     def summarise(self, text: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields a summary of a text, in its own language.

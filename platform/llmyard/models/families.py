@@ -227,9 +227,14 @@ def load(folder: str | Path) -> PreTrainedModel:
     model_class = _class_of(folder, written.get("model_type", ""))
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a table of what is missing; here it is one error
-    model, found = model_class.from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
+    try:
+        model, found = model_class.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except RuntimeError as error:  # what transformers raises for weights of other sizes
+        first = str(error).strip().partition("\n")[0]
+        said = f"the weights in {folder} do not fit its config: {first}"
+        raise CorruptArtifact(said, "it was saved by another version: train it again") from None
     if found["missing_keys"]:  # transformers would go on with random ones
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise CorruptArtifact(f"{folder} lacks weights: {missing}", "it was saved by another version: train it again")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from llmyard.sources.batches import Origin, batch_of, name_of, nothing_but
 from llmyard.sources.config import SLOTS, Limits, Triples
 from llmyard.sources.formats.lines import BYTE_ORDER_MARK, first_byte, line_blocks
-from llmyard.sources.formats.triples import unescaped_column, version_of
+from llmyard.sources.formats.triples import ENTITIES, unescaped_column, version_of
 from llmyard.sources.formats.tsv import Rows
 from llmyard.sources.planning import Unit
 from llmyard.sources.records import BadRecord, Batch
@@ -134,7 +134,10 @@ def _version(path: str, limits: Limits) -> str | None:
     """Returns what is wrong with the version that a file names; None of a plain file."""
     with Stream(path, limits) as stream:
         first = stream.read(200).removeprefix(BYTE_ORDER_MARK).partition(b"\n")[0]
-    return version_of(first.decode("utf-8", "replace").rstrip("\r"))
+    head = first.decode("utf-8", "replace").rstrip("\r")
+    if head == ENTITIES:
+        return "a graph's entities, not its triples: name graph-SPLIT.tsv alone"
+    return version_of(head)
 
 
 def _documents(stream: Stream, unit: Unit, origin: Origin, source: Triples, is_escaped: bool) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from typing import Any
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
-from llmyard.evaluation.endpoint import LiveModel
+from llmyard.evaluation.endpoint import LiveModel, Refused
 from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, by_cluster, clusters, intervals, scored
 from llmyard.metrics.measure import values_of
@@ -21,14 +21,16 @@ from llmyard.stages.config import Evaluate
 from llmyard.stages.stage import Making
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.few_shot import FewShot
-from llmyard.tasks.open_questions import cited, closed, measures, opened
-from llmyard.tasks.passages import Passages
+from llmyard.tasks.open_questions import OpenQuestion, asked_anew, best_part, measures, without_passages
+from llmyard.tasks.passages import Passage, Passages
 from llmyard.tasks.task import Record, Task
+from llmyard.tasks.writing import Writing
 from llmyard.text.config import Toxicity
 from llmyard.text.disturbances import Disturbance
 
 WHOLE = 1 << 62
 _ATTRIBUTIONS = "attributions-{}.json"
+_FEW = 4  # cases: where so many are refused, and all, something else is wrong
 # What stands for the answer to a case that a model behind a URL refused.
 _EMPTY: Mapping[str, Any] = {
     "text": "", "spans": [{"entities": [], "triples": []}], "label": [{"label": "", "shares": {}}]
@@ -121,7 +123,7 @@ class _Answering:
         self.passages = Passages(asked.index.local()) if asked.index is not None else None
 
     def answers(self, cases: Sequence[Record]) -> list[Any]:
-        """Returns what the model says of cases, None of one that it refuses."""
+        """Returns what the model says of cases; of one that it refuses, the refusal."""
         raise NotImplementedError
 
     def look_into(self, split: str, cases: Sequence[Record]) -> None:
@@ -135,30 +137,76 @@ class _Answering:
             task = self.task
             records = self.asked.records(row, task)[: row["share"]]
             if self.disturb is not None:
-                records = list(perturbed(records, task.name, self.disturb))
+                changed = perturbed(records, task.name, self.disturb)
+                pairs = zip(records, changed, strict=True)
+                records = [new if self.passages is None else asked_anew(old, new) for old, new in pairs]
             middle = -(-len(records) // 2)
             halves = records[:middle], records[middle:]
-            cases = self._opened([case for record in halves[row["half"]] for case in task.cases(record)])
-            lines = [self._line(case, answer) for case, answer in zip(cases, self.answers(cases), strict=True)]
+            cases = [case for record in halves[row["half"]] for case in task.cases(record)]
+            lines = self._lines(cases) if self.passages is None else self._open_lines(cases, self.passages)
             if row["index"] == row["half"] == 0:
-                self.look_into(row["split"], cases)
+                self.look_into(row["split"], [line["record"] for line in lines])
             self.storage.write(path, json.dumps(lines, ensure_ascii=False).encode())
         return {}
 
-    def _line(self, case: Record, answer: Any) -> dict[str, Any]:
-        said = _EMPTY[self.task.output] if answer is None else answer
-        if self.passages is not None:
-            case = cited(case, str(self.task.prediction(case, said)))
-        return {"record": case, "answer": said, "refused": answer is None}
+    def fitting(self, question: OpenQuestion) -> int:
+        """Returns how many of a question's passages the model can read together, as far as that is known here."""
+        return len(question.found)
 
-    def _opened(self, cases: list[Record]) -> list[Record]:
-        """Returns questions with what is found for them, or with nothing to read; other cases as they are."""
-        if self.passages is None:
-            return cases
-        if self.asked.is_closed:
-            return [closed(case) for case in cases]
-        found = self.passages.search([str(case["question"]) for case in cases], self.asked.passages)
-        return [opened(case, each) for case, each in zip(cases, found, strict=True)]
+    def _lines(self, cases: Sequence[Record]) -> list[dict[str, Any]]:
+        said = _some_taken(self.answers(cases))
+        return [self._line(case, answer) for case, answer in zip(cases, said, strict=True)]
+
+    def _line(self, record: Record, answer: Any) -> dict[str, Any]:
+        is_refused = isinstance(answer, Refused)
+        said = _EMPTY[self.task.output] if is_refused else answer
+        return {"record": record, "answer": said, "refused": is_refused}
+
+    def _open_lines(self, cases: Sequence[Record], passages: Passages) -> list[dict[str, Any]]:
+        """Answers questions from what is found for them."""
+        asked = [str(case["question"]) for case in cases]
+        nothing: list[list[Passage]] = [[] for _ in cases]
+        found = nothing if self.asked.is_closed else passages.search(asked, self.asked.passages)
+        questions = [OpenQuestion(case, each) for case, each in zip(cases, found, strict=True)]
+        return self._tagged(questions) if self.task.output == "spans" else self._written(questions)
+
+    def _tagged(self, questions: Sequence[OpenQuestion]) -> list[dict[str, Any]]:
+        """Reads each passage alone, so that a span stands in one of them; the best scored span is the answer."""
+        parts = [question.apart() for question in questions]
+        said = iter(_some_taken(self.answers([case for part in parts for case in part])))
+        lines = []
+        for question, part in zip(questions, parts, strict=True):
+            each = [next(said) for _ in part]
+            refused = [one for one in each if isinstance(one, Refused)]
+            tagged = [_EMPTY["spans"] if isinstance(one, Refused) else one for one in each]
+            answer = [window for windows in tagged for window in windows]
+            prediction = str(self.task.prediction(question.record, answer))
+            record = question.answered(prediction, len(question.found), best_part(tagged))
+            lines.append(self._line(record, refused[0] if refused and not prediction else answer))
+        return lines
+
+    def _written(self, questions: Sequence[OpenQuestion]) -> list[dict[str, Any]]:
+        """Reads the passages joined, as many of the best as fit; of a model that refuses them, one less each time."""
+        reads = [self.fitting(question) for question in questions]
+        said = self.answers([question.read(read) for question, read in zip(questions, reads, strict=True)])
+        while again := [at for at, answer in enumerate(said) if isinstance(answer, Refused) and reads[at] > 1]:
+            for at in again:
+                reads[at] -= 1
+            for at, answer in zip(again, self.answers([questions[at].read(reads[at]) for at in again]), strict=True):
+                said[at] = answer
+        lines = []
+        for question, read, answer in zip(questions, reads, _some_taken(said), strict=True):
+            is_refused = isinstance(answer, Refused)
+            prediction = "" if is_refused else str(self.task.prediction(question.read(read), answer))
+            lines.append(self._line(question.answered(prediction, read), answer))
+        return lines
+
+
+def _some_taken(said: list[Any]) -> list[Any]:
+    """Returns what was said; raises RequestError where several cases were asked and all were refused."""
+    if len(said) >= _FEW and all(isinstance(answer, Refused) for answer in said):
+        raise RequestError(f"all of {len(said)} cases are refused; the first: {said[0].what}", said[0].remedy)
+    return said
 
 
 class Predictor(_Answering):
@@ -187,6 +235,12 @@ class Predictor(_Answering):
 
         return answers_of(self.engine, self.task, cases, self.batch_size, self.labels, self.control)
 
+    def fitting(self, question: OpenQuestion) -> int:
+        """Returns how many passages fit in the task's prompt."""
+        task, tokenizer = self.task, self.engine.tokenizer
+        assert isinstance(task, Writing | FewShot)
+        return question.fitting(lambda record: task.excess(record, tokenizer)[0] <= 0)
+
     def look_into(self, split: str, cases: Sequence[Record]) -> None:
         """Writes what each token of some inputs did for the answer."""
         from llmyard.generation.attribution import attributions_of
@@ -214,7 +268,7 @@ class LivePredictor(_Answering):
         """Returns what the model says of cases; in plain text where it was not made for the task."""
         task = self.task
         if isinstance(task, FewShot):
-            return self.model.chat([task.text(case) for case in cases], task.decoding({}).max_new_tokens)
+            return list(self.model.chat([task.text(case) for case in cases], task.decoding({}).max_new_tokens))
         return self.model.predict(cases) if cases else []
 
 
@@ -229,6 +283,8 @@ class Scorer:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         split, asked = row["split"], self.asked[""]
         answered = self._answered(split, "")
+        if asked.index is not None:  # the texts of the passages stay in the predictions
+            answered = [replace(each, record=without_passages(each.record)) for each in answered]
         if not answered:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
         task = asked.task()
@@ -252,19 +308,18 @@ class Scorer:
 
     def _found(self, split: str, task: Task, answered: Sequence[Answered], found: dict[str, Any]) -> None:
         """Adds what an index was worth: how often the right passage was found and named, and answers without any."""
-        extra = measures([each.record for each in answered], self.asked[""].passages)
+        asked = self.asked[""]
+        assert asked.index is not None
+        records = [each.record for each in answered]
+        extra = by_cluster(measures(records, asked.passages), clusters(records))
         if "without" in self.asked:
             alone = self._answered(split, "without")
-            other = task.measures(
-                [task.prediction(each.record, each.answer) for each in alone], [each.record for each in alone]
-            )
-            extra |= {f"{name}_without": other[name] for name in ("exact_match", "f1")}
+            bare = [each.record for each in alone]
+            other = task.measures([task.prediction(each.record, each.answer) for each in alone], bare)
+            extra |= by_cluster({f"{name}_without": other[name] for name in ("exact_match", "f1")}, clusters(bare))
         found["metrics"] |= values_of(extra)
-        spread = intervals(by_cluster(extra, clusters([each.record for each in answered])))
-        found["intervals"] |= {name: [each.low, each.high] for name, each in spread.items()}
-        for error in found["errors"]:
-            for example in error["examples"]:
-                example["record"].pop("context", None)
+        found["intervals"] |= {name: [each.low, each.high] for name, each in intervals(extra).items()}
+        found["retrieval"] = {"index": asked.index.reference, "passages": asked.passages}
 
     def _graph(self, split: str, task: Task, answered: Sequence[Answered]) -> dict[str, int]:
         """Writes all that was found of a split as one graph, and returns how large it is."""

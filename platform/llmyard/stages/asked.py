@@ -8,6 +8,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -24,6 +25,7 @@ from llmyard.tasks.catalogue import form_of, task_of
 from llmyard.tasks.config import AnyTask
 from llmyard.tasks.config import Task as TaskConfig
 from llmyard.tasks.few_shot import FewShot
+from llmyard.tasks.open_questions import checked_open
 from llmyard.tasks.task import Record, Task
 
 _TASK: TypeAdapter[AnyTask] = TypeAdapter(TaskConfig)
@@ -139,6 +141,11 @@ class Asked:
         about = model.about()
         if about.get("task") == config.task.kind and "artifact" in about and not config.shots:
             return cls(config.task, config.data, str(about.get("family", "gpt2")))
+        if config.task.kind in ("dialogue", "instruction"):
+            raise RequestError(
+                f"{model.url} has no model of llmyard for {config.task.kind}: that is not asked in plain text",
+                "ask an endpoint of `llmyard serve`",
+            )
         return cls(config.task, config.data, "gpt2", shots=config.shots)
 
     def task(self) -> Task:
@@ -157,8 +164,10 @@ class Asked:
         return [record for unit in units for record in self.records(asdict(unit), task)]
 
     def records(self, row: Mapping[str, Any], task: Task) -> list[Record]:
-        """Returns the good records of a unit of work."""
-        return checked(self.data, task, row)[0]
+        """Returns the good records of a unit of work; with an index, those without a text of their own too."""
+        if self.index is None:
+            return checked(self.data, task, row)[0]
+        return checked(self.data, task, row, partial(checked_open, check=task.check))[0]
 
 
 def _taught(checkpoint: Artifact, config: Evaluate) -> Asked | None:

@@ -323,7 +323,17 @@ class Pipeline(Config):
     @model_validator(mode="after")
     def _fits_what_was_made_before(self) -> Self:
         made: dict[str, Pretrain] = {}
+        tuned: dict[str, str] = {}
         for stage in self.stages:
+            if stage.kind == "finetune":
+                tuned[stage.output] = stage.task.kind
+            if stage.kind == "evaluate" and stage.retrieval is not None and stage.task is None:
+                asked = tuned.get(stage.checkpoint or "", "question_answering")
+                if asked != "question_answering":
+                    raise ValueError(
+                        f"`retrieval` is for question_answering: {stage.checkpoint!r} is tuned for {asked}, leave it "
+                        f"out of {stage.output!r}"
+                    )
             if stage.kind != "pretrain":
                 continue
             vectors, base = made.get(stage.embedding_init or ""), made.get(stage.init)

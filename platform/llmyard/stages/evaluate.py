@@ -27,7 +27,7 @@ from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
 from llmyard.stages.stage import Made, Making
 
-REVISION = 4
+REVISION = 5
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 
@@ -70,7 +70,12 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
 
 
 def _index(config: Evaluate, store: ArtifactStore) -> dict[str, Artifact]:
-    return {} if config.retrieval is None else {"index": store.get(config.retrieval.index, "index")}
+    if config.retrieval is None:
+        return {}
+    found = store.get(config.retrieval.index, "index")
+    if found.kind != "index":
+        raise RequestError(f"{found.reference} is no index", "name one that a stage of kind `index` made")
+    return {"index": found}
 
 
 def _check_splits(config: Evaluate, there: Sequence[str], of: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from llmyard.core.language import Messages
 from llmyard.stages.plots import Frame, Line
 from llmyard.stages.training_report import PAGES
+from llmyard.tasks.open_questions import FOUND, HOME
 
 _WIDTH = 300
 _UNBOUNDED = ("perplexity", "bits_per_byte")  # there is no scale to draw them on
@@ -60,6 +61,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "others": _others(found),
         "attributions": [_coloured(each) for each in found.get("attributions", [])],
         "graph": found.get("graph"),
+        "retrieval": found.get("retrieval"),
         "signatures": found.get("signatures", {}),
         "errors": [_readable(error) for error in found.get("errors", [])],
         "calibration": _calibration(found.get("reliability")),
@@ -164,10 +166,20 @@ def _coloured(found: Mapping[str, Any]) -> dict[str, Any]:
 def _readable(error: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a kind of error with its examples as texts."""
     examples = [
-        {"record": {key: _text(value) for key, value in each["record"].items()}, "said": _text(each["said"])}
+        {
+            "record": {key: _value(key, value) for key, value in each["record"].items() if key != HOME},
+            "said": _text(each["said"]),
+        }
         for each in error["examples"]
     ]
     return {**error, "examples": examples}
+
+
+def _value(key: str, value: Any) -> str:
+    """Returns a field of a record as text; of the passages that were found a line each, the right ones marked."""
+    if key == FOUND and isinstance(value, list):
+        return "\n".join(f"{'✓' if each['right'] else '–'} {each['id']}" for each in value) or "∅"
+    return "∅" if value is None else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,7 @@ from llmyard.tasks.catalogue import form_of, task_of
 from llmyard.tasks.task import BadExample, Record, Task
 from llmyard.tokens.tokenizer import FILE
 
-REVISION = 3
+REVISION = 4
 ENCODED_SPLITS = ("train", "validation")
 BLOCK_TOKENS = 1024
 TRANSLATED_AT_ONCE = 32
@@ -158,8 +159,18 @@ def _refuse(config: Finetune, counts: Counter[str], bad: list[dict[str, Any]]) -
         raise DataError(f"{counts['bad']} records ({share:.1%}) cannot be used ({places})", "mend them")
 
 
-def checked(data: ExampleSource, task: Task, row: Mapping[str, Any]) -> tuple[list[Record], list[BadRecord]]:
-    """Returns the good records of a unit of work and what is wrong with the others."""
+def checked(
+    data: ExampleSource, task: Task, row: Mapping[str, Any], check: Callable[[Record], Record] | None = None
+) -> tuple[list[Record], list[BadRecord]]:
+    """Returns the good records of a unit of work and what is wrong with the others.
+
+    Args:
+        data: The examples.
+        task: What they are for.
+        row: The unit.
+        check: Says what is good; None: the task does.
+    """
+    check = check or task.check
     unit = ExampleUnit(**{key: row[key] for key in ("split", "path", "start", "stop")})
     good: list[Record] = []
     bad: list[BadRecord] = []
@@ -168,7 +179,7 @@ def checked(data: ExampleSource, task: Task, row: Mapping[str, Any]) -> tuple[li
             bad.append(record)
             continue
         try:
-            good.append(task.check(record))
+            good.append(check(record))
         except (BadExample, KeyError, TypeError, AttributeError) as error:
             what = error.what if isinstance(error, BadExample) else f"{type(error).__name__}: {error}"
             bad.append(BadRecord(unit.path or unit.split, number, f"{record.get('id', number)}: {what}"))
@@ -228,18 +239,22 @@ class Encode:
         task = task_of(self.config.task, self.family, prefix)
         records, bad = checked(self.config.data, task, row)
         leaked: list[str] = []
+        leaked_copies = 0
         if row["split"] == "train":
             keys = [input_key(record).hex() for record in records]
             leaked = [key for key in keys if key in self.held_out]
             records = [record for record, key in zip(records, keys, strict=True) if key not in self.held_out]
         if row["split"] == "train":
-            records = self._augmented(records)
+            made = self._augmented(records)
+            records = [record for record in made if input_key(record).hex() not in self.held_out]
+            leaked_copies = len(made) - len(records)
         tokenizer = Tokenizer.load(self.tokenizer.local(FILE))
         encoded = task.encode(records, tokenizer, self.labels)
         counts = {
             row["split"]: 0,
             "bad": len(bad),
             "leaked": len(leaked),
+            "leaked_copies": leaked_copies,
             "too_long": sum(examples is None for examples in encoded),
         }
         name = f"{row['split']}-{row['index']:06d}-f{self.fence}"
@@ -277,12 +292,16 @@ class Encode:
         if augment.disturb is not None:
             found = list(augmented(records, kind, augment.disturb, augment.copies))
         if self.translator is not None:
-            found += back_translated(records, kind, _translate(self.translator))
+            with _translating(self.translator) as translate:
+                found += back_translated(records, kind, translate)
         return found
 
 
-def _translate(translator: Artifact) -> Callable[[Sequence[str], str], list[str]]:
-    """Returns a checkpoint that translates, as a function of texts and the language to translate into."""
+@contextlib.contextmanager
+def _translating(translator: Artifact) -> Iterator[Callable[[Sequence[str], str], list[str]]]:
+    """Gives a checkpoint that translates, as a function of texts and the language to translate into; "" of a text that
+    is too long for it.
+    """
     from llmyard.generation.answers import answers_of
     from llmyard.generation.model import engine_of, task_of_checkpoint
 
@@ -291,6 +310,11 @@ def _translate(translator: Artifact) -> Callable[[Sequence[str], str], list[str]
 
     def translate(texts: Sequence[str], target: str) -> list[str]:
         cases = [{"source": text, "target_language": target} for text in texts]
-        return [str(said) for said in answers_of(engine, task, cases, TRANSLATED_AT_ONCE, {})]
+        whole = [case for case in cases if task.excess(case, engine.tokenizer)[0] <= 0]  # type: ignore[attr-defined]
+        said = iter(answers_of(engine, task, whole, TRANSLATED_AT_ONCE, {}))
+        return [str(next(said)) if case in whole else "" for case in cases]
 
-    return translate
+    try:
+        yield translate
+    finally:
+        engine.close()

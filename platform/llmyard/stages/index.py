@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
-from llmyard.core.errors import DataError
+from llmyard.core.errors import DataError, RequestError
 from llmyard.core.storage import Storage
-from llmyard.stages.index_config import Index
+from llmyard.stages.bases import tokenizer_of
+from llmyard.stages.index_config import SPLITS, Index
 from llmyard.stages.stage import Made, Making
 from llmyard.tasks.passages import Passage, build_passages, passages_of
 from llmyard.tokens.shards import ShardSet
@@ -21,12 +22,23 @@ _DECODED = 256  # documents at once
 
 
 def parents(config: Index, store: ArtifactStore) -> Mapping[str, Artifact]:
-    """Returns the shards and the tokenizer that reads them."""
+    """Returns the shards and the tokenizer that reads them.
+
+    Raises:
+        MissingArtifact: There are no such shards.
+        RequestError: They are no shards of documents, or hold none in the splits.
+    """
     shards = store.get(config.shards, "shards")
-    return {
-        "shards": shards,
-        "tokenizer": store.get(next(each for each in shards.parents if each.startswith("tokenizer/"))),
-    }
+    tokenizer = tokenizer_of(shards, store) if shards.kind == "shards" else None
+    if tokenizer is None:
+        raise RequestError(f"{shards.reference} is no prepared corpus", "name the output of a stage of kind `prepare`")
+    counts = {split: shards.metrics.get(f"tokens_{split}", 0.0) for split in SPLITS}
+    if any(counts.values()) and not any(counts[split] for split in config.splits):
+        there = ", ".join(split for split, count in counts.items() if count)
+        raise RequestError(
+            f"{shards.reference} has no document in {', '.join(config.splits)}", f"it has some in {there}"
+        )
+    return {"shards": shards, "tokenizer": tokenizer}
 
 
 def sources(config: Index, parents: Mapping[str, Artifact]) -> list[Any]:

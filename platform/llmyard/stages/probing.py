@@ -27,13 +27,13 @@ def probed(config: Evaluate, making: Making) -> dict[str, Any]:
 
 
 def content(harness: Harness | None) -> list[Any]:
-    """Returns the names and checksums of the harness's task files."""
+    """Returns the names and checksums of the harness's task files; data that they name elsewhere are not looked at."""
     if harness is None:
         return []
     folder = Path(harness.folder)
     if not folder.is_dir():
         raise RequestError(f"there is no folder {folder}", "name one with task files as `harness.folder`")
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
     return [[file.relative_to(folder).as_posix(), sha256_of(file)] for file in files]
 
 

@@ -22,6 +22,9 @@ def chat_template(base: Artifact) -> str:
     Raises:
         RequestError: It has none.
     """
+    written = str((base.details.get("task_config") or {}).get("template", LLMYARD))
+    if written != LLMYARD:  # a checkpoint that was tuned in one keeps it there
+        return written
     there = {entry.path for entry in base.files()}
     settings: dict[str, Any] = {}
     if SETTINGS in there:
@@ -40,15 +43,19 @@ def chat_template(base: Artifact) -> str:
 
 
 def with_template(config: Finetune, base: Artifact | None, tokenizer: Artifact) -> Finetune:
-    """Returns a stage whose task holds its chat template written out, and the token that ends an answer there.
+    """Returns a stage whose tasks hold their chat template written out, and the token that ends an answer there.
 
     Raises:
         RequestError: There is no such template, or it has no such token.
     """
-    task = config.task
+    others = tuple(each.model_copy(update={"task": _written(each.task, base, tokenizer)}) for each in config.also)
+    return config.model_copy(update={"task": _written(config.task, base, tokenizer), "also": others})
+
+
+def _written(task: Any, base: Artifact | None, tokenizer: Artifact) -> Any:
     template = getattr(task, "template", LLMYARD)
     if template == LLMYARD:
-        return config
+        return task
     if template == OF_MODEL:
         if base is None:
             raise RequestError("`template: model` is that of a base", "name one as `init`, or give `template: llmyard`")
@@ -59,4 +66,9 @@ def with_template(config: Finetune, base: Artifact | None, tokenizer: Artifact) 
         words.control(end)
     except KeyError:
         raise RequestError(f"{tokenizer.reference} has no token {end!r}", "name one of its own as `turn_end`") from None
-    return config.model_copy(update={"task": task.model_copy(update={"template": template, "turn_end": end})})
+    if words.name_of(words.encode("a")[0]).startswith("\u2581"):
+        raise RequestError(
+            f"{tokenizer.reference} writes a space before every stretch of text: its turns cannot be put together",
+            "give `template: llmyard`",
+        )
+    return task.model_copy(update={"template": template, "turn_end": end})

@@ -17,6 +17,8 @@ from llmyard.tokens.tokenizer import Tokenizer
 
 # Private characters that stand for the message of a number while a template is rendered.
 _MARK = "\ue000{}\ue001"
+# A template that writes today's date would prompt otherwise tomorrow: it writes this one (Llama's own default).
+_DATE = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 _MARKED = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -33,7 +35,8 @@ def with_names(template: str, settings: Mapping[str, Any]) -> str:
         text = value.get("content") if isinstance(value, Mapping) else value
         if isinstance(text, str):
             names[name] = text
-    return "".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in names.items()) + template
+    told = "".join(f"{{%- set {name} = {json.dumps(text, ensure_ascii=False)} %}}" for name, text in names.items())
+    return f"{told}{_DATE}{template}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class ChatTemplate:
         """
         return self._rendered(messages, tokenizer, False)
 
+    def check(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raises BadExample if the template does not take such messages."""
+        self._text(messages, False)
+
     def turn_end(self, tokenizer: Tokenizer) -> str:
         """Returns the token that ends an answer.
 
@@ -83,7 +90,9 @@ class ChatTemplate:
         """
         asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         text = self._text(asked, False)
-        behind = text[text.rindex(_MARK.format(1)) + len(_MARK.format(1)) :]
+        _, mark, behind = text.rpartition(_MARK.format(1))
+        if not mark:
+            raise RequestError("the chat template leaves answers out", "give one that writes each message's content")
         found = tokenizer.encode_template(behind)[:1]
         if not found or not tokenizer.is_special(found[0]):
             raise RequestError(

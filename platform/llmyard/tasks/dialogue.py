@@ -50,6 +50,8 @@ class _Conversation:
             if turn.get("role") not in ROLES:
                 raise BadExample(f"a message has the role {turn.get('role')!r}", f"known: {', '.join(ROLES)}")
             need(turn, "content", str, "message")
+        if self._template is not None:
+            self._template.check(record["messages"])
         if not self.cases(record):
             raise BadExample("no turn of the conversation has an answer to be learned", "end it with one")
         return record

@@ -5,6 +5,7 @@ Brown et al. 2020, Language Models are Few-Shot Learners.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,11 @@ class FewShot:
         ids = [id_ for shot in shots for id_ in shot] + question
         return ids[max(0, len(ids) - self._room) :]
 
+    def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Returns by how many tokens a question is too long without any solved example, and how many it may have."""
+        room = self._room - self.decoding({}).max_new_tokens
+        return len(tokenizer.encode(_asked(record))) - room, room
+
     def text(self, record: Record) -> str:
         """Returns the prompt as text, for a model behind a URL: it ranks no options, so labels are listed for it."""
         solved = "".join(f"{_asked(shot)} {self._task.target(shot)}\n\n" for shot in self._shots)
@@ -114,6 +120,10 @@ class FewShot:
     def prediction(self, record: Record, answer: Any) -> Any:
         """Returns what was chosen, or the first line of what was written."""
         line = str(answer).strip().partition("\n")[0].strip()
+        if self.options and line not in self.options:  # a model behind a URL says more than the label, or in capitals
+            said = line.casefold()
+            named = [each for each in self.options if re.search(rf"(?<!\w){re.escape(each.casefold())}(?!\w)", said)]
+            line = named[0] if len(named) == 1 else line
         return self._task.prediction(record, line)
 
     def measures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, Measure]:

@@ -35,7 +35,8 @@ _HAN = "\u3400-\u9fff\uf900-\ufaff"
 _HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 _JOINING = re.compile(r"['’‘ʼ`´\".“”]")  # U.S.A. is USA, O’Brien OBrien
 _KEPT = "#&@%*"  # C is not C#
-_BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s](?=\d)")
+# Signs that belong to a number: between its digits, and the one before it: 5 degrees are not -5.
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s](?=\d)|(?<!\S)-(?=\d)")
 _SPACES_BESIDE_HAN = re.compile(rf"(?<=[{_HAN}])\s+|\s+(?=[{_HAN}])")
 
 

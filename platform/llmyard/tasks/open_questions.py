@@ -2,69 +2,149 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from llmyard.metrics.measure import Measure, mean
 from llmyard.tasks.passages import Passage
 from llmyard.tasks.task import Record
 
-FOUND, CITED = "passages", "cited"
+# What stands in the record of an answered question.
+FOUND, CITED, HOME = "passages", "cited", "home"
 _JOINT = "\n"
 
 
-def opened(record: Record, found: Sequence[Passage]) -> Record:
-    """Returns a question with the passages that were found for its context, best first.
+@dataclass(frozen=True)
+class OpenQuestion:
+    """A question with what was found for it.
 
-    ``passages`` holds their ids and texts, each with whether it is right: it holds an accepted answer and, where the
-    record came with a context, stands in it.
+    Attributes:
+        record: Of question answering, checked, with the text that it came with ("" where with none).
+        found: Passages, best first; none leaves the question without a text.
+    """
+
+    record: Record
+    found: Sequence[Passage] = ()
+
+    def read(self, count: int) -> Record:
+        """Returns the question with the best passages, joined, in place of its own text.
+
+        Args:
+            count: Of passages; 0 leaves nothing to read.
+        """
+        return self._of(_JOINT.join(passage.text for passage in self.found[:count]))
+
+    def apart(self) -> list[Record]:
+        """Returns the question once for each passage, best first; once without a text where none was found."""
+        return [self._of(passage.text) for passage in self.found] or [self._of("")]
+
+    def fitting(self, fits: Callable[[Record], bool]) -> int:
+        """Returns how many of the best passages can be read together; 1 at least where any was found.
+
+        Args:
+            fits: Whether what :meth:`read` returns can be read whole. It is asked a few times, log2 of the passages.
+        """
+        counts = range(1, len(self.found) + 1)
+        many = bisect_left(counts, True, key=lambda count: not fits(self.read(count)))
+        return max(many, min(1, len(self.found)))
+
+    def answered(self, prediction: str, read: int, taken: int | None = None) -> Record:
+        """Returns what :meth:`read` does, with what is to be told of the answer.
+
+        ``passages`` holds all that was found: ids and texts, each with whether it was read and whether it is right: it
+        holds an accepted answer and, where the record came with a text, is a part of it (or has it in it). An answer
+        that two passages share stands in neither. ``cited`` is the id of the passage that the answer was taken from,
+        None where it is from none or nothing was answered. ``home`` stands for the text that the record came with.
+
+        Args:
+            prediction: The answer.
+            read: Passages that were read, the best ones.
+            taken: Place of the passage that the answer stands in; None: it is the best of those read that holds it.
+        """
+        accepted = [_plain(answer["text"]) for answer in self.record["answers"]]
+        home, said = _plain(self.record["context"]), _plain(prediction)
+        named: list[dict[str, Any]] = []
+        cited = None
+        for place, passage in enumerate(self.found):
+            text = _plain(passage.text)
+            is_right = any(answer in text for answer in accepted) and (not home or text in home or home in text)
+            named.append({"id": passage.id, "text": passage.text, "right": is_right, "read": place < read})
+            is_source = place == taken if taken is not None else place < read and said in text
+            if cited is None and said and is_source:
+                cited = passage.id
+        digest = hashlib.blake2b(home.encode(), digest_size=8).hexdigest() if home else ""
+        return {**self.read(read), FOUND: named, CITED: cited, HOME: digest}
+
+    def _of(self, context: str) -> Record:
+        # Answers stand elsewhere now, if at all.
+        answers = [{"text": answer["text"]} for answer in self.record["answers"]]
+        return {**self.record, "context": context, "answers": answers}
+
+
+def checked_open(record: Record, check: Callable[[Record], Record]) -> Record:
+    """Returns a record if it can be asked without a text: one that comes with none is taken too, its ``context`` is "".
 
     Args:
-        record: Of question answering, checked.
-        found: Best first; none leaves the question without a text.
+        record: As it was read.
+        check: Of the task.
+
+    Raises:
+        BadExample: It does not fit the task for another reason.
     """
-    accepted = [_plain(answer["text"]) for answer in record["answers"]]
-    home = _plain(record["context"])
-    named = []
-    for passage in found:
-        text = _plain(passage.text)
-        holds = any(answer in text for answer in accepted)
-        is_right = holds and (not home or text in home or home in text)
-        named.append({"id": passage.id, "text": passage.text, "right": is_right})
-    answers = [{"text": answer["text"]} for answer in record["answers"]]
-    return {**record, "context": _JOINT.join(passage.text for passage in found), "answers": answers, FOUND: named}
+    if record.get("context"):
+        return check(record)
+    answers = record.get("answers")
+    if isinstance(answers, list):  # a place in a text that is not there
+        answers = [{"text": answer["text"]} if "text" in answer else answer for answer in answers]
+    found = check({**record, "context": record.get("question"), "answers": answers})
+    return {**found, "context": ""}
 
 
-def closed(record: Record) -> Record:
-    """Returns a question without any text."""
-    return opened(record, ())
+def asked_anew(record: Record, disturbed: Record) -> Record:
+    """Returns a disturbed record with the text and the answers that it had: what is read is found, not disturbed."""
+    return {**disturbed, "context": record["context"], "answers": record["answers"]}
 
 
-def cited(record: Record, prediction: str) -> Record:
-    """Returns a question with ``cited``: the id of the best passage that holds the answer; None where none does, or
-    nothing was answered.
+def best_part(parts: Sequence[Sequence[Mapping[str, Any]]]) -> int:
+    """Returns the place of the part with the best scored span, of equal ones the first; 0 where there is no span.
+
+    Args:
+        parts: For each passage what was found in its windows, as :class:`~llmyard.tasks.task.Annotation` in JSON.
     """
-    said = _plain(prediction)
-    source = next((each["id"] for each in record[FOUND] if said and said in _plain(each["text"])), None)
-    return {**record, CITED: source}
+    best = [
+        max((float(entity["score"]) for found in part for entity in found["entities"]), default=float("-inf"))
+        for part in parts
+    ]
+    return max(range(len(best)), key=best.__getitem__)
 
 
 def measures(records: Sequence[Record], count: int) -> dict[str, Measure]:
-    """Returns ``recall_at_N``: how often a right passage is among the found ones, and ``cited_right``: how often the
-    passage that is named is a right one, of the answers that name one.
+    """Returns ``recall_at_N``: how often a right passage is among the found ones; ``nothing_found``: how often there is
+    none at all; and ``cited_right``: how often the passage that is named is a right one, of the answers that name one.
 
     Args:
-        records: As :func:`cited` made them; those without an answer count for nothing.
+        records: As :meth:`OpenQuestion.answered` made them; those without an answer count for nothing.
         count: Passages that were asked for.
     """
     asked = [bool(record["answers"]) for record in records]
     if not any(asked):
         return {}
     recalled = [float(any(each["right"] for each in record[FOUND])) for record in records]
+    nothing = [float(not record[FOUND]) for record in records]
     right = [float(any(each["id"] == record[CITED] and each["right"] for each in record[FOUND])) for record in records]
     named = [record[CITED] is not None and is_asked for record, is_asked in zip(records, asked, strict=True)]
-    found = {f"recall_at_{count}": mean(recalled, asked)}
+    found = {f"recall_at_{count}": mean(recalled, asked), "nothing_found": mean(nothing, asked)}
     return found | ({"cited_right": mean(right, named)} if any(named) else {})
+
+
+def without_passages(record: Record) -> Record:
+    """Returns an answered question as a report shows it: its passages by their ids alone."""
+    named = [{name: value for name, value in each.items() if name != "text"} for each in record[FOUND]]
+    return {**record, FOUND: named}
 
 
 def _plain(text: str) -> str:

@@ -73,6 +73,8 @@ def _depths(model: nn.Module) -> Iterator[tuple[str, int]]:
     embeddings = {id(each) for each in _embeddings(model).parameters()}
     for name, parameter in model.named_parameters():
         found = _LAYER.search(f".{name}.")
+        if not is_of_base(model, name):
+            continue
         if id(parameter) in embeddings or "embed" in name or re.search(r"\.(wte|wpe)\.", f".{name}."):
             yield name, 0
         elif found is not None:
@@ -110,10 +112,15 @@ def _inject(model: Any, method: Lora) -> None:
 
 
 def is_of_base(model: Any, name: str) -> bool:
-    """Returns whether a parameter was pretrained: the heads of a labelling model are new, and are trained too."""
+    """Returns whether a parameter was pretrained: the heads of a labelling model, and what tells the parts of a text
+    apart, are new, and are trained too.
+    """
     from llmyard.models.text_encoder import TextEncoder
 
-    return not isinstance(model, TextEncoder) or name.startswith("bert.")
+    if not isinstance(model, TextEncoder):
+        return True
+    tells_parts = bool(getattr(model.config, "parts", 0)) and name.endswith("token_type_embeddings.weight")
+    return name.startswith("bert.") and not tells_parts
 
 
 def _matrices(model: nn.Module) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.evaluation import endpoint
-from llmyard.evaluation.endpoint import EndpointFailed, LiveModel
+from llmyard.evaluation.endpoint import EndpointFailed, LiveModel, Refused
 
 Reply = tuple[int, Any]
 
@@ -35,6 +35,8 @@ class Server:
                 status, answer = reply(self.path, body)
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", str(answer))
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -120,9 +122,28 @@ def test_what_is_refused_alone_has_no_answer(serve: Any) -> None:
     server = serve(reply)
     sources = ["a", "bb", "cccc", "dd", "eeeee", "f", "g", "h", "i", "j", "kkkk"]
     model = LiveModel(server.url, "m")
-    wanted = [source if len(source) < 4 else None for source in sources]
-    assert model.predict([{"source": source} for source in sources]) == wanted
-    assert model.chat(["ab", "abcd"], 5) == ["ba", None]
+    said = model.predict([{"source": source} for source in sources])
+    assert [each for each in said if not isinstance(each, Refused)] == [each for each in sources if len(each) < 4]
+    assert [isinstance(each, Refused) for each in said] == [len(each) > 3 for each in sources]
+    first, second = model.chat(["ab", "abcd"], 5)
+    assert first == "ba"
+    assert isinstance(second, Refused)
+    assert "too long" in second.what
+
+
+def test_a_redirect_gets_no_key(serve: Any) -> None:
+    other = serve(echo)
+
+    def away(path: str, body: Any) -> Reply:
+        return 302, other.url + path
+
+    server = serve(away)
+    with pytest.raises(EndpointFailed, match="302"):
+        LiveModel(server.url, "m", "ly-secret").about()
+    assert not other.seen
+    assert "ly-secret" not in repr(LiveModel(server.url, "m", "ly-secret"))
+    with pytest.raises(RequestError, match="no password"):
+        LiveModel("http://user:word@127.0.0.1", "m").about()
 
 
 def test_an_unknown_model_a_dead_address_and_none(serve: Any) -> None:

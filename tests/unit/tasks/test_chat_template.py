@@ -119,6 +119,25 @@ def test_a_template_that_refuses_makes_a_bad_record(tokenizer: Tokenizer) -> Non
         ChatTemplate(with_names(STRICT, NAMES)).prompt(TALK, tokenizer)
 
 
+def test_a_conversation_that_a_template_refuses_is_a_bad_record_before_anything_is_encoded() -> None:
+    task = task_of(Dialogue(template=with_names(STRICT, NAMES), turn_end="</s>"), "llama")
+    with pytest.raises(BadExample, match="no system here"):
+        task.check({"id": "t", "messages": TALK})
+    assert task.check({"id": "t", "messages": TALK[1:]})
+
+
+def test_a_template_that_writes_the_date_always_writes_the_same(tokenizer: Tokenizer) -> None:
+    dated = "{{ strftime_now('%d %b %Y') }} " + CHATML
+    text = tokenizer.decode(ChatTemplate(with_names(dated, NAMES)).prompt(TALK[1:2], tokenizer))
+    assert text.startswith("26 Jul 2024 ")
+
+
+def test_a_template_without_answers_is_refused(tokenizer: Tokenizer) -> None:
+    silent = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    with pytest.raises(RequestError, match="leaves answers out"):
+        ChatTemplate(silent).turn_end(tokenizer)
+
+
 def test_slots_have_llmyards_own_template() -> None:
     with pytest.raises(ValueError, match="leave `template` out"):
         Dialogue(slots=True, template="model")

@@ -46,6 +46,15 @@ def test_for_a_model_behind_a_url_the_labels_are_listed(tokenizer: Tokenizer) ->
     assert rest == "文本: 很好看\n答案: 好\n\n文本: 还不错\n答案:"
 
 
+@pytest.mark.parametrize("said", ["Positive", "positive.", "**positive**", "Answer: positive", " positive\nmore"])
+def test_a_label_is_known_in_what_is_said_around_it(said: str) -> None:
+    films = [{"id": label, "text": label, "label": label, "language": "en"} for label in ("positive", "negative")]
+    few = FewShot(task_of(Classification(), "gpt2"), [], room=0)
+    few.learn_options(films)
+    assert few.prediction(films[0], said) == Choice("positive")
+    assert few.prediction(films[0], "positive or negative") == Choice("positive or negative")
+
+
 def test_examples_that_do_not_fit_are_left_out_from_the_first_on(tokenizer: Tokenizer) -> None:
     question = FewShot(task_of(Classification(), "gpt2"), [], room=200).prompt(FILMS[2], tokenizer)
     few = FewShot(task_of(Classification(max_label_tokens=4), "gpt2"), FILMS[:2], room=len(question) + 20)
