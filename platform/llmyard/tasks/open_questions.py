@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -65,15 +66,17 @@ class OpenQuestion:
             read: Passages that were read, the best ones.
             taken: Place of the passage that the answer stands in; None: it is the best of those read that holds it.
         """
-        accepted = [_plain(answer["text"]) for answer in self.record["answers"]]
+        accepted = [answer["text"] for answer in self.record["answers"]]
         home, said = _plain(self.record["context"]), _plain(prediction)
         named: list[dict[str, Any]] = []
         cited = None
         for place, passage in enumerate(self.found):
             text = _plain(passage.text)
-            is_right = any(answer in text for answer in accepted) and (not home or text in home or home in text)
+            is_right = any(_holds(passage.text, answer) for answer in accepted) and (
+                not home or text in home or home in text
+            )
             named.append({"id": passage.id, "text": passage.text, "right": is_right, "read": place < read})
-            is_source = place == taken if taken is not None else place < read and said in text
+            is_source = place == taken if taken is not None else place < read and _holds(passage.text, prediction)
             if cited is None and said and is_source:
                 cited = passage.id
         digest = hashlib.blake2b(home.encode(), digest_size=8).hexdigest() if home else ""
@@ -145,6 +148,15 @@ def without_passages(record: Record) -> Record:
     """Returns an answered question as a report shows it: its passages by their ids alone."""
     named = [{name: value for name, value in each.items() if name != "text"} for each in record[FOUND]]
     return {**record, FOUND: named}
+
+
+def _holds(text: str, answer: str) -> bool:
+    """Returns whether an answer stands in a text: as whole words and numbers, of Chinese anywhere."""
+    wanted = unicodedata.normalize("NFKC", answer).casefold().split()
+    pattern = r"\s*".join(map(re.escape, wanted))
+    before = r"(?<![0-9a-z])" if re.match("[0-9a-z]", pattern) else ""
+    behind = r"(?![0-9a-z])" if re.search("[0-9a-z]$", pattern) else ""
+    return bool(wanted) and bool(re.search(before + pattern + behind, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def _plain(text: str) -> str:

@@ -18,6 +18,7 @@ from llmyard.tasks.open_questions import (
     FOUND,
     HOME,
     OpenQuestion,
+    _holds,
     asked_anew,
     best_part,
     checked_open,
@@ -214,3 +215,12 @@ def test_a_model_that_writes_reads_the_passages_that_fit_whole(family: str) -> N
     prompt = tokenizer.decode(task.prompt(question.read(count), tokenizer))
     assert count in (2, 3)  # of two parts a token more can be made than of one
     assert [text in prompt for text in DOCUMENTS.values()] == [True, True, count == 3, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "stands"),
+    [("在1997年", "7", False), ("在7年", "7", True), ("The catalogue", "cat", False), ("A Cat sat.", "cat", True),
+     ("绿色的灯", "色的", True), ("new  York", "New York", True), ("x", " ", False)],
+)  # fmt: skip
+def test_an_answer_stands_in_a_text_as_whole_words_and_numbers(text: str, answer: str, stands: bool) -> None:
+    assert _holds(text, answer) is stands
