@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from llmyard.core.config import Config, Inert, SourcePath
-from llmyard.evaluation.bias import PLANTED, probes
 
 
 class BiasProbes(Config):
@@ -16,13 +15,15 @@ class BiasProbes(Config):
     """
 
     probes: tuple[str, ...] = Field(
-        (), description=f"Names; none: all that ship. {PLANTED}: those of smallworld's planted bias."
+        (), description="Names; none: all that ship. smallworld: those of smallworld's planted bias."
     )
     languages: tuple[Literal["en", "zh"], ...] = Field(("en", "zh"), min_length=1)
     label: str | None = Field(None, description="Of a model that labels: the label whose probability is compared.")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        from llmyard.evaluation.bias import probes  # it needs numpy, which reading a job does not
+
         unknown = [name for name in self.probes if name not in probes()]
         if unknown:
             raise ValueError(f"there is no bias probe {unknown[0]!r}: {', '.join(probes())}")
@@ -30,6 +31,8 @@ class BiasProbes(Config):
 
     def names(self) -> tuple[str, ...]:
         """Returns the probes that are asked: those named, or all of other people's making."""
+        from llmyard.evaluation.bias import PLANTED, probes
+
         return self.probes or tuple(name for name in probes() if name != PLANTED)
 
 

@@ -346,8 +346,7 @@ class MlflowGateway:
         known = {each.key: each for each in self._connection.client().get_run(run_id).data._metric_objs}
         now = int(time.time() * 1000)
         lines = []
-        for name, value in metrics.items():
-            key = metric_key(name)
+        for key, value in ((metric_key(name), value) for name, value in metrics.items()):
             last = known.get(key)
             if last is None or not (last.value == value or (math.isnan(last.value) and math.isnan(value))):
                 lines.append(Line(last.step + 1 if last else 0, now, {key: float(value)}))
