@@ -14,8 +14,7 @@ from llmyard.sources.config import DocumentSource, ExampleSource, Limits, SmallW
 from llmyard.stages.evaluate_config import Evaluate
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, INIT, Init, Stage
-from llmyard.tasks.back_translation import TASKS as BACK_TRANSLATED
-from llmyard.tasks.config import LABELLERS, Task
+from llmyard.tasks.config import BACK_TRANSLATED, LABELLERS, Task
 from llmyard.text.config import Cleaning
 from llmyard.text.disturbances import Disturbance
 from llmyard.tokens.config import BpeTokenizer, Mixture, Packing, Splits, TokenizerChoice

@@ -24,7 +24,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "summarization": ("text",),
     "question_answering": ("question",),
 }
-TASKS = tuple(_FIELDS)
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+?(?:[。！？!?；;\n]+|\.(?=\s|$)|$)[”’」』\")\s]*|[^\S]+|.")
 _LEAST, _MOST = 0.5, 2.0  # of the length: a translator that is stuck writes far less or more
 
@@ -35,7 +34,7 @@ def back_translated(records: Sequence[Record], task_kind: str, translate: Transl
 
     Args:
         records: Of the task, checked.
-        task_kind: One of ``TASKS``.
+        task_kind: One of ``config.BACK_TRANSLATED``.
         translate: The model.
     """
     for field in _FIELDS[task_kind]:

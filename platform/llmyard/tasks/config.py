@@ -15,6 +15,8 @@ LABELLERS = ("bert",)
 KIN = {
     "qwen2": "llama", "qwen3": "llama", "mistral": "llama", "mt5": "t5", "roberta": "bert", "xlm-roberta": "bert",
 }  # fmt: skip
+# Tasks whose records a translation model can say in other words.
+BACK_TRANSLATED = ("translation", "classification", "summarization", "question_answering")
 LLMYARD, OF_MODEL = "llmyard", "model"  # templates of conversations that are named, not written out
 
 

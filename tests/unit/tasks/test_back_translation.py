@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmyard.tasks.back_translation import TASKS, back_translated, paraphrased
+from llmyard.tasks.back_translation import _FIELDS, back_translated, paraphrased
 from llmyard.tasks.catalogue import task_of
-from llmyard.tasks.config import Classification, QuestionAnswering, Summarization, Translation
+from llmyard.tasks.config import BACK_TRANSLATED, Classification, QuestionAnswering, Summarization, Translation
 
 WORDS = {"灯": "lamp", "很": "very", "好": "good", "看": "looking"}
 TURNED = {"lamp": "灯盏", "very": "十分", "good": "好", "looking": "看"}
@@ -62,7 +62,7 @@ def test_all_tasks_that_can_be_are_told_by_their_records() -> None:
         "translation": Translation(), "classification": Classification(), "summarization": Summarization(),
         "question_answering": QuestionAnswering(),
     }  # fmt: skip
-    assert set(configs) == set(TASKS)
+    assert set(configs) == set(BACK_TRANSLATED) == set(_FIELDS)
     pair = {"id": "p", "text": "灯很好看。", "text_pair": "灯很好。", "label": "好", "language": "zh"}
     copies = list(back_translated([pair], "classification", translate))
     assert [copy["id"] for copy in copies] == ["p~back", "p~back2"]
