@@ -195,7 +195,7 @@ def test_examples_are_disturbed_and_translated_back(made: dict[str, Artifact], s
     (translator,) = [each for each in tuned.parents if each.startswith("checkpoint/teacher@")]
     data = ArtifactStore(Storage(str(storage))).get("asks-otherwise-data", "shards")
     assert translator not in data.parents  # the stage's own; the data are known by its reference
-    assert data.metrics["train"] > 1.5 * 40
+    assert data.metrics["train"] > 1.2 * 40  # what an untrained translator says is mostly thrown away
 
 
 def test_back_translation_needs_a_translator(made: dict[str, Artifact], storage: Path) -> None:
