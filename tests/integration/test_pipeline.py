@@ -122,9 +122,6 @@ def test_figures_stand_beside_a_baseline(results: list[StageResult]) -> None:
     assert base.metrics["validation/perplexity"] > 1
     assert {"validation/baseline_perplexity", "validation/loss"} <= set(base.metrics)
     assert 0 < base.metrics["validation/bits_per_byte"] < 8
-    split = json.loads(base.local("report.json").read_text(encoding="utf-8"))["splits"]["validation"]
-    low, high = split["intervals"]["perplexity"]
-    assert low <= split["metrics"]["perplexity"] <= high
     assert {"test/triple_f1", "test/baseline_triple_f1"} <= set(triples.metrics)
     assert {"test/chrf", "test/baseline_chrf"} <= set(translator.metrics)
     report = json.loads(translator.local("report.json").read_text(encoding="utf-8"))

@@ -73,18 +73,20 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
 
 def _spelled(batches: list[list[float]]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Returns bits for each byte, which compares across tokenizers, and the intervals of it and of perplexity, over
-    batches; nothing where tokens are not foretold one after the other.
+    batches, where there are two or more; nothing where tokens are not foretold one after the other.
 
     Args:
         batches: Nats, tokens and bytes of each.
     """
-    from llmyard.metrics.bits import bits_each, bits_figure, perplexity_each, perplexity_figure
+    from llmyard.metrics.bits import bits_each, bits_figure, bits_per_byte, perplexity_each, perplexity_figure
     from llmyard.metrics.significance import bootstrap
 
     kept = sorted(each for each in batches if each[1] and each[2])  # the order in which they came is chance
-    if len(kept) < 2:
+    if not kept:
         return {}, {}
     nats, tokens, sizes = ([each[at] for each in kept] for at in range(3))
+    if len(kept) == 1:
+        return {"bits_per_byte": bits_per_byte(nats, [int(size) for size in sizes])}, {}
     bits = bootstrap(bits_each(nats, [int(size) for size in sizes]), bits_figure)
     spread = bootstrap(perplexity_each(nats, [int(count) for count in tokens]), perplexity_figure)
     between = {"perplexity": [spread.low, spread.high], "bits_per_byte": [bits.low, bits.high]}

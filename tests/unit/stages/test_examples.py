@@ -25,9 +25,8 @@ def test_a_copy_that_asks_what_a_held_out_example_asks_is_left_out(tiny: Any, tm
     with store.begin("tokenizer", "tiny", "tiny") as draft:
         tiny.tokenizer.save(Path(draft.uri, FILE))
         tokenizer = draft.commit(config={}, parents=(), metrics={})
-    record = {
-        "id": "t", "source": "You there, my friend?", "target": CHINESE, "source_language": "en", "target_language": "zh",
-    }  # fmt: skip
+    languages = {"source_language": "en", "target_language": "zh"}
+    record = {"id": "t", "source": "You there, my friend?", "target": CHINESE, **languages}
     held_out = input_key({**record, "source": ENGLISH})
     model = {"family": "transformer", "encoder_layers": 1, "decoder_layers": 1, "hidden_size": 16, "heads": 2,
              "feed_forward_size": 16}  # fmt: skip
