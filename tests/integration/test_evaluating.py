@@ -81,6 +81,9 @@ def test_what_is_served_scores_as_what_was_trained(
         assert {"graph-test.tsv", "graph-test-entities.tsv", "graph-test.ttl"} <= there
         assert live["splits"]["test"]["graph"]["triples"] >= 1
         assert live["splits"]["test"]["metrics"]["triple_f1"] > 0.5
+        (tmp_path / "names.tsv").write_text("马洛\tMalo\n", encoding="utf-8")
+        _, one = evaluated(storage, checkpoint=name, graph={"aliases": str(tmp_path / "names.tsv")}, **asked)
+        assert one["splits"]["test"]["graph"]["entities"] == mine["splits"]["test"]["graph"]["entities"] - 1
 
 
 def test_another_model_behind_a_url_is_asked_in_plain_text(

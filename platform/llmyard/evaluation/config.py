@@ -45,6 +45,15 @@ class Harness(Config):
     limit: int | None = Field(None, ge=1, description="Examples of each task at most.")
 
 
+class Merging(Config):
+    """What makes names one entity, where all triples that were found become one graph; spellings always are."""
+
+    aliases: SourcePath | None = Field(None, description="A table: alias, tab, name; a pair a line.")
+    alias_relations: tuple[str, ...] = Field(
+        (), description="Relations that say that two names are one entity, such as 又名; they are no triples then."
+    )
+
+
 class Retrieval(Config):
     """Questions are asked without their texts: what is read is found in an index."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.tasks.task import Decoding
 
@@ -51,7 +51,7 @@ def harness_scores(
         limit: Examples of each task at most.
 
     Raises:
-        RequestError: lm-eval is not installed, or the folder has no such task.
+        RequestError: lm-eval is not installed, the folder has no such task, or one that the harness cannot ask.
     """
     try:
         from lm_eval import simple_evaluate
@@ -63,10 +63,16 @@ def harness_scores(
     if unknown:
         known = ", ".join(sorted(manager.all_tasks)) or "none at all"
         raise RequestError(f"{folder} has no task {unknown[0]!r}", f"it has {known}")
-    found = simple_evaluate(
-        model=_asked(engine), tasks=list(tasks), task_manager=manager, num_fewshot=shots, limit=limit,
-        log_samples=False, bootstrap_iters=1000,
-    )  # fmt: skip
+    try:
+        found = simple_evaluate(
+            model=_asked(engine), tasks=list(tasks), task_manager=manager, num_fewshot=shots, limit=limit,
+            log_samples=False, bootstrap_iters=1000,
+        )  # fmt: skip
+    except LlmyardError:
+        raise
+    except Exception as error:  # whatever a task file leads the harness to
+        said = f"the harness fails at {', '.join(tasks)} in {folder}: {type(error).__name__}: {error}"
+        raise RequestError(said, "mend the task files, or the data that they name") from error
     return {name: _scores(found, name) for name in found["n-samples"]}
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import RequestError
+from llmyard.core.files import read_file
 from llmyard.core.storage import Storage
+from llmyard.evaluation.config import Merging
 from llmyard.evaluation.endpoint import LiveModel, Refused
 from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, by_cluster, clusters, intervals, scored
@@ -71,7 +73,7 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
         for _ in map_with(rows, Predictor if live is None else LivePredictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
-    score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity)
+    score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity, config.graph)
     found = {}
     for row in map_units([{"split": split} for split in config.splits], score):
         found[row["split"]] = row["scored"]
@@ -276,9 +278,10 @@ class Scorer:
     """Scores one split's answers, and its baseline's; against those of another model, where there is one."""
 
     def __init__(
-        self, asked: Mapping[str, Asked], storage: Storage, folder: str, toxicity: Toxicity | None = None
+        self, asked: Mapping[str, Asked], storage: Storage, folder: str, toxicity: Toxicity | None, merging: Merging
     ) -> None:
         self.asked, self.storage, self.folder, self.toxicity = asked, storage, folder, toxicity
+        self.merging = merging
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         split, asked = row["split"], self.asked[""]
@@ -323,10 +326,13 @@ class Scorer:
 
     def _graph(self, split: str, task: Task, answered: Sequence[Answered]) -> dict[str, int]:
         """Writes all that was found of a split as one graph, and returns how large it is."""
-        from llmyard.tasks.graph import graph_of_answers
+        from llmyard.tasks.graph import extractions_of, graph_of, read_aliases
         from llmyard.tasks.graph_files import entity_lines, triple_lines, turtle_lines
 
-        graph = graph_of_answers(task, [each.record for each in answered], [each.answer for each in answered])
+        found = extractions_of(task, [each.record for each in answered], [each.answer for each in answered])
+        file = self.merging.aliases
+        aliases = read_aliases(read_file(file).decode().splitlines(), file) if file is not None else []
+        graph = graph_of(found, aliases=aliases, alias_relations=self.merging.alias_relations)
         tables = {
             f"graph-{split}.tsv": triple_lines(graph), f"graph-{split}-entities.tsv": entity_lines(graph),
             f"graph-{split}.ttl": turtle_lines(graph),

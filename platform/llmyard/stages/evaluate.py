@@ -109,10 +109,17 @@ def sources(config: Evaluate, parents: Mapping[str, Artifact]) -> list[Any]:
 
 
 def _words(config: Evaluate) -> list[Any]:
-    """Returns the checksums of the lists of toxic words."""
-    if config.toxicity is None:
-        return []
-    return [hashlib.sha256(read_file(path)).hexdigest() for path in (*config.toxicity.lists, *config.toxicity.harmless)]
+    """Returns the checksums of the lists of toxic words and of the table of aliases."""
+    named = [("graph.aliases", config.graph.aliases)] if config.graph.aliases is not None else []
+    if config.toxicity is not None:
+        named += [("toxicity", path) for path in (*config.toxicity.lists, *config.toxicity.harmless)]
+    sums = []
+    for field, path in named:
+        try:
+            sums.append(hashlib.sha256(read_file(path)).hexdigest())
+        except OSError as error:
+            raise RequestError(f"{field}: cannot read {path}: {error}", "name a file that is there") from None
+    return sums
 
 
 def make(config: Evaluate, making: Making) -> Made:

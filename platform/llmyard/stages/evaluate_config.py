@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from llmyard.core.config import Config, Inert
-from llmyard.evaluation.config import BiasProbes, Endpoint, Harness, Retrieval
+from llmyard.evaluation.config import BiasProbes, Endpoint, Harness, Merging, Retrieval
 from llmyard.sources.config import ExampleSource, unfit
 from llmyard.stages.naming import Stage
 from llmyard.tasks.config import Task
@@ -68,6 +68,7 @@ class Evaluate(Stage):
     retrieval: Retrieval | None = Field(
         None, description="Of question answering: find what is read in an index instead of giving the text."
     )
+    graph: Merging = Field(Merging(), description="Of knowledge_graph: which names of the graph of all are one entity.")
     bias: BiasProbes | None = Field(None, description="Pairs of texts that show what it holds of groups of people.")
     harness: Harness | None = Field(None, description="Tasks of the lm-evaluation-harness, from your own files.")
     control: Control = Field(Control(), description="What written answers are held to.")

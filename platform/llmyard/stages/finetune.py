@@ -28,6 +28,7 @@ def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
         found["base"] = base_of(config.init, store)
         same_tokenizer(found["base"], found["tokenizer"])
         _check_base(config, found["base"])
+        with_template(config, found["base"], found["tokenizer"])  # says now what is wrong with one
         check_family(config, found["base"])
     if config.distillation is not None:
         found["teacher"] = store.get(config.distillation.teacher, "checkpoint")
@@ -68,6 +69,10 @@ def _check_base(config: Finetune, base: Artifact) -> None:
         raise RequestError(
             f"{base.reference} is of family {family or 'unknown'!r}; {kind} is trained with {' or '.join(wanted)}",
             "name another checkpoint as `init`, or give `model` with `init: scratch`",
+        )
+    if getattr(config.method, "quantize", None) is not None and family == "gpt2":
+        raise RequestError(
+            f"{base.reference} is a GPT-2, whose matrices are not kept in 4 bits", "leave `method.quantize` out"
         )
     if base.details.get("adapter_of"):
         raise RequestError(

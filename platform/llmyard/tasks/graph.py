@@ -134,36 +134,20 @@ def graph_of(
     return gathered.graph(list(aliases), max_documents)
 
 
-def graph_of_answers(
-    task: Task,
-    records: Sequence[Record],
-    answers: Sequence[Any],
-    *,
-    aliases: Iterable[Names] = (),
-    alias_relations: Collection[str] = (),
-    max_documents: int = MAX_DOCUMENTS,
-) -> Graph:
-    """Returns the graph of a model's answers; those of no valid form add nothing.
+def extractions_of(task: Task, records: Sequence[Record], answers: Sequence[Any]) -> list[Extraction]:
+    """Returns what a model's answers hold; those of no valid form hold nothing.
 
     Args:
         task: ``knowledge_graph``, for the model's form.
         records: As asked; a document's id is the record's ``id``, or else its number: ``#0``.
         answers: To each, as :meth:`llmyard.tasks.task.Task.prediction` takes them.
-        aliases: As for :func:`graph_of`.
-        alias_relations: As for :func:`graph_of`.
-        max_documents: As for :func:`graph_of`.
     """
     found = [task.prediction(record, answer) for record, answer in zip(records, answers, strict=True)]
-    return graph_of(
-        [
-            Extraction.of(str(record.get("id", f"#{at}")), each)
-            for at, (record, each) in enumerate(zip(records, found, strict=True))
-            if each is not None
-        ],
-        aliases=aliases,
-        alias_relations=alias_relations,
-        max_documents=max_documents,
-    )
+    return [
+        Extraction.of(str(record.get("id", f"#{at}")), each)
+        for at, (record, each) in enumerate(zip(records, found, strict=True))
+        if each is not None
+    ]
 
 
 def read_aliases(lines: Iterable[str], file: str = "the table of aliases") -> list[Names]:

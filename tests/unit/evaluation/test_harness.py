@@ -121,6 +121,12 @@ def test_a_task_that_is_not_there(engine: TorchEngine, tasks: Path) -> None:
         harness_scores(engine, tasks, ["hellaswag"])
 
 
+def test_a_task_file_that_the_harness_cannot_ask_is_named(engine: TorchEngine, tmp_path: Path) -> None:
+    (tmp_path / "half.yaml").write_text('{"task": "half"}', encoding="utf-8")
+    with pytest.raises(RequestError, match="the harness fails at half"):
+        harness_scores(engine, tmp_path, ["half"])
+
+
 def test_answers_end_at_what_is_asked(engine: TorchEngine) -> None:
     requests: list[Any] = [
         SimpleNamespace(args=("The lamp", {"until": "\n", "max_gen_toks": 3})),

@@ -13,6 +13,7 @@ import pytest
 
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
+from llmyard.evaluation.config import Merging
 from llmyard.evaluation.endpoint import Refused
 from llmyard.sources.config import Records
 from llmyard.sources.examples import plan_examples
@@ -113,7 +114,7 @@ def test_what_an_index_is_worth_is_measured_and_shown(asked: Asked, tmp_path: Pa
     closed = asked.without_texts()
     closed_lines = lines(Reading, closed, tmp_path, "predictions-without")
     assert {line["record"]["context"] for line in closed_lines.values()} == {""}
-    score = Scorer({"": asked, "without": closed}, Storage(str(tmp_path)), "report")
+    score = Scorer({"": asked, "without": closed}, Storage(str(tmp_path)), "report", None, Merging())
     found = score({"split": "test"})["scored"]
     wanted = {
         "recall_at_3": 2 / 3, "nothing_found": 1 / 3, "cited_right": 1.0, "exact_match": 0.75,  # of the languages' mean

@@ -22,9 +22,9 @@ from llmyard.tasks.graph import (
     Graph,
     GraphEntity,
     GraphTriple,
+    extractions_of,
     folded,
     graph_of,
-    graph_of_answers,
     read_aliases,
 )
 from llmyard.tasks.graph_files import BASE, entity_lines, read_graph, triple_lines, turtle_lines
@@ -318,14 +318,14 @@ def test_answers_of_a_model_make_the_graph_of_the_records(form: str) -> None:
             answers.append([{"entities": record["entities"], "triples": triples}])
         else:
             answers.append(task.target(record))
-    graph = graph_of_answers(task, records, answers)
+    graph = graph_of(extractions_of(task, records, answers))
     said = {tuple(each.values()) for record in records for each in record["triples"]}
     assert {(each.subject, each.relation, each.object) for each in graph.triples} == said
     types = {each["text"]: each["type"] for record in records for each in record["entities"]}
     assert {each.name: each.type for each in graph.entities} == types
     assert graph.triples[0].documents[0].startswith("knowledge_graph-test-")
     if form == "written":
-        broken = graph_of_answers(task, [{"text": "Malo lives."}] * 2, ["no JSON", json.dumps(
+        broken = graph_of(extractions_of(task, [{"text": "Malo lives."}] * 2, ["no JSON", json.dumps(
             {"entities": [["Malo", "person"]], "triples": [["Malo", "is", "alive"]]}
-        )])  # fmt: skip
+        )]))  # fmt: skip
         assert broken.triples == (GraphTriple("Malo", "is", "alive", 1, ("#1",)),)
