@@ -76,6 +76,13 @@ def test_what_is_served_scores_as_what_was_trained(
     assert "ly-right" not in json.dumps(result.artifacts[0].config)
     again, _ = evaluated(storage, endpoint=endpoint, **asked)
     assert not again.skipped  # another model may answer there by now
+    if name == "translator":
+        _, found = evaluated(storage, checkpoint=name, disturb={"typos": 0.3}, **asked)
+        disturbed = found["splits"]["test"]
+        untouched = {figure: mine["splits"]["test"]["metrics"][figure] for figure in disturbed["undisturbed"]}
+        assert disturbed["undisturbed"] == pytest.approx(untouched)
+        lost = disturbed["metrics"]["chrf"] - untouched["chrf"]
+        assert disturbed["against_undisturbed"]["chrf"]["difference"] == pytest.approx(lost)
     if name == "triples":
         there = {entry.path for entry in result.artifacts[0].files()}
         assert {"graph-test.tsv", "graph-test-entities.tsv", "graph-test.ttl"} <= there
@@ -147,6 +154,10 @@ def test_probes_and_tasks_of_the_harness_stand_in_the_report(storage: str, tmp_p
     assert evaluated(storage, **asked)[0].skipped
     (folder / "where.yaml").write_text(json.dumps({**task, "doc_to_text": "问：{{question}}"}), encoding="utf-8")
     assert not evaluated(storage, **asked)[0].skipped
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows[:2]), encoding="utf-8")
+    result, said = evaluated(storage, **asked)
+    assert not result.skipped
+    assert said["harness"]["where"]["examples"] == 2
     with pytest.raises(LlmyardError, match="no task 'there'"):
         evaluated(storage, **{**asked, "harness": {"folder": str(folder), "tasks": ["there"]}})
 

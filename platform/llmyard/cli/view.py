@@ -164,7 +164,10 @@ def key_figure(result: StageResult) -> tuple[str, str]:
     if result.kind == "prepare":
         return say("tokens", count=f"{metrics.get('tokens_train', 0):,.0f}"), ""
     if result.kind == "evaluate":
-        key = str(result.artifacts[0].details["key_metric"])
+        key = result.artifacts[0].details.get("key_metric")
+        if key is None:  # nothing but probes was asked
+            name, value = next(iter(metrics.items()))
+            return f"{name} {value:.3g}", ""
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
     if result.kind == "index":

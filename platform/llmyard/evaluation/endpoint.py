@@ -20,6 +20,8 @@ MAX_ANSWER_BYTES = 64 << 20
 _PATIENCE = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 _BUSY = (429, 502, 503, 504)
 _REFUSED = (400, 413, 422)
+# What a list of models says of one and says again as long as it stays the same; others tell the time of the request.
+_LASTING = ("id", "artifact", "root", "parent", "owned_by")
 _LONGEST_WAIT = 60.0  # seconds, whatever an endpoint asks for
 
 
@@ -77,6 +79,16 @@ class LiveModel:
             there = ", ".join(models) or "none"
             raise RequestError(f"{self.url} has no model {self.name!r}", f"it has: {there}")
         return models[self.name]
+
+    def identity(self) -> str:
+        """Returns what tells this model from another one that answers under its name later.
+
+        Raises:
+            RequestError: As of :meth:`about`.
+            EndpointFailed: It does not answer.
+        """
+        about = self.about()
+        return json.dumps({name: about[name] for name in _LASTING if name in about}, sort_keys=True)
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Any]:
         """Returns what a model of llmyard says of records of its task, in their order; of one that it refuses, for

@@ -66,17 +66,21 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
     }
 
 
-def against(task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered]) -> dict[str, Any]:
-    """Returns another model's figures on the same examples, and by how much the first one is better."""
+def against(
+    name: str, task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered]
+) -> dict[str, Any]:
+    """Returns the figures of other answers to the same examples, under ``name``, and by how much the first ones are
+    better, under ``against_`` and the name.
+    """
     places = clusters(_records(answered))
     said = [task.prediction(each.record, each.answer) for each in answered]
     mine = by_cluster(task.measures(said, _records(answered)), places)
     said = [other.prediction(each.record, each.answer) for each in others]
     theirs = by_cluster(other.measures(said, _records(others)), places)
-    differences = {name: compared(mine, theirs, name) for name in mine}
+    differences = {figure: compared(mine, theirs, figure) for figure in mine}
     return {
-        "other": values_of(theirs),
-        "against_other": {name: each for name, each in differences.items() if each is not None},
+        name: values_of(theirs),
+        f"against_{name}": {figure: each for figure, each in differences.items() if each is not None},
     }
 
 

@@ -32,11 +32,13 @@ def answers_of(
     return [
         answer
         for at in range(0, len(cases), batch_size)
-        for answer in _answered(engine, task, cases[at : at + batch_size], decoding)
+        for answer in _answered(engine, task, cases[at : at + batch_size], batch_size, decoding)
     ]
 
 
-def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], decoding: Decoding) -> list[Any]:
+def _answered(
+    engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int, decoding: Decoding
+) -> list[Any]:
     if task.output == "text":
         prompts = [task.prompt(case, engine.tokenizer) for case in cases]
         choices = [task.choices(case) for case in cases]
@@ -50,11 +52,20 @@ def _answered(engine: TorchEngine, task: Task, cases: Sequence[Record], decoding
         return list(engine.generate_batch(prompts, decoding))
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
     fitting = _fitting(engine, [each for one in inputs for each in one])
-    if task.output == "label":
-        found = iter([asdict(each) for each in engine.classify_batch(fitting)])
-    else:
-        found = iter([asdict(each) for each in engine.annotate_batch([each.text for each in fitting])])
-    return [[next(found) for _ in one] for one in inputs]
+    # Of some tasks a case has hundreds of inputs: as many at once as cases, those of one length together.
+    by_length = sorted(range(len(fitting)), key=lambda at: len(fitting[at].text))
+    found: list[Any] = [None] * len(fitting)
+    for start in range(0, len(fitting), batch_size):
+        places = by_length[start : start + batch_size]
+        some = [fitting[at] for at in places]
+        if task.output == "label":
+            said: Sequence[Any] = engine.classify_batch(some)
+        else:
+            said = engine.annotate_batch([each.text for each in some])
+        for at, each in zip(places, said, strict=True):
+            found[at] = asdict(each)
+    each_of = iter(found)
+    return [[next(each_of) for _ in one] for one in inputs]
 
 
 def _fitting(engine: TorchEngine, inputs: Sequence[Marked]) -> list[Marked]:
@@ -68,6 +79,6 @@ def _fitting(engine: TorchEngine, inputs: Sequence[Marked]) -> list[Marked]:
     for marked, item in zip(inputs, encoded, strict=True):
         if len(item.ids) > limit:
             end = min(item.spans[limit - 1][1], item.spans[limit][0])
-            marked = Marked(marked.text[:end], marked.spans)
+            marked = replace(marked, text=marked.text[:end])
         found.append(marked)
     return found

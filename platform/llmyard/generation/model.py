@@ -120,8 +120,12 @@ class Model:
         Raises:
             Unsupported: The model does not summarise, or not a text so long.
         """
-        prompt = self._summary_prompt(text)
-        return self.answer(prompt, decoding or self.decoding)
+        if self.task is not None and self.task.name == "summarization" and self.task.output != "text":
+            return self._chosen({"text": text, "language": language_by_script(text)})
+        return self.answer(self._summary_prompt(text), decoding or self.decoding)
+
+    async def _chosen(self, record: Record) -> AsyncGenerator[Delta]:
+        yield Delta((), str(await self.predict(record)), "stop")
 
     def complete(self, text: str, decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what a base model says after a text."""

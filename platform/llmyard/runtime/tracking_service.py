@@ -217,8 +217,8 @@ class TrackingService:
         self._gateway = MlflowGateway(uri, artifact_root)
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
-        # A run that is still being opened when it is settled would be RUNNING again after its end.
-        self._starting = threading.Lock()
+        # One thread at a time opens or settles a run: one that is opened amid its end would be RUNNING again after it.
+        self._locks: dict[str, threading.Lock] = {}
         self._stopped = threading.Event()
         if background:
             threading.Thread(target=self._tidy, name="llmyard-tidy", daemon=True).start()
@@ -226,7 +226,6 @@ class TrackingService:
 
     def open(self, token: str) -> str:
         """The id of the run whose folder the driver has begun; its lease is kept from now on."""
-        self._open.add(token)
         return self._run_id(token)
 
     def send(self, token: str, lines: list[Line]) -> int:
@@ -243,10 +242,7 @@ class TrackingService:
 
     def settle(self, token: str) -> bool:
         """Sends what is on this machine's disk and ends the run as noted; True if nothing is left to do."""
-        with self._starting:
-            self._open.discard(token)
-            self._runs.pop(token, None)
-        return self._flush(RunFolder(self._root, token))
+        return self._flush(RunFolder(self._root, token), token)
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Any method of the gateway."""
@@ -263,7 +259,7 @@ class TrackingService:
             if owner_lives(record[1].owner):
                 continue
             try:
-                waiting += not self._flush(folder)
+                waiting += not self._flush(folder, record[1].token)
             except TrackingUnavailable as error:
                 _log.warning("metrics of earlier runs still wait in %s: %s", self._root, error.what)
                 return waiting + 1
@@ -281,8 +277,11 @@ class TrackingService:
         known = self._runs.get(token)
         if known is not None:
             return known
-        with self._starting:
+        with self._alone(token):
             return self._runs.get(token) or self._started(token)
+
+    def _alone(self, token: str) -> threading.Lock:
+        return self._locks.setdefault(token, threading.Lock())
 
     def _started(self, token: str) -> str:
         folder = RunFolder(self._root, token)
@@ -291,14 +290,20 @@ class TrackingService:
             raise TrackingUnavailable(f"run {token} is not open here", "its metrics are sent by the next command")
         run_id: str | None = None
         if folder.ending() is None:
-            self._open.add(token)  # also after this process was killed and restarted
+            self._open.add(token)  # its lease is kept, also after this process was killed and restarted
         else:  # a straggler must not make an ended run RUNNING
             run_id = self._gateway.find_run(token, record[1].experiment)
         run_id = run_id or self._gateway.start_run(record[1])
         self._runs[token] = run_id
         return run_id
 
-    def _flush(self, folder: RunFolder) -> bool:
+    def _flush(self, folder: RunFolder, token: str) -> bool:
+        with self._alone(token):
+            self._open.discard(token)
+            self._runs.pop(token, None)
+            return self._sent(folder)
+
+    def _sent(self, folder: RunFolder) -> bool:
         record = folder.record()
         if record is None:
             return True

@@ -227,7 +227,7 @@ def _no_chat(model: Model) -> str:
     """Returns what to tell who wants to chat with a model that tags."""
     if model.task is not None and model.task.name == "knowledge_graph":
         return f"{model.name!r} does not chat; use /v1/extract"
-    return f"{model.name!r} does not chat, and its task has no route yet; `llmyard ask` answers with it"
+    return f"{model.name!r} does not chat; use /v1/predict"
 
 
 async def _events(

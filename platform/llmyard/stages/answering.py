@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Any
 
-from llmyard.core.artifacts import Artifact
+from llmyard.core.artifacts import Artifact, Draft
 from llmyard.core.errors import RequestError
 from llmyard.core.files import read_file
 from llmyard.core.storage import Storage
 from llmyard.evaluation.config import Merging
-from llmyard.evaluation.endpoint import LiveModel, Refused
+from llmyard.evaluation.endpoint import EndpointFailed, LiveModel, Refused
 from llmyard.evaluation.harm import toxicity
 from llmyard.evaluation.scoring import Answered, against, by_cluster, clusters, intervals, scored
 from llmyard.metrics.measure import values_of
@@ -31,6 +31,8 @@ from llmyard.text.config import Toxicity
 from llmyard.text.disturbances import Disturbance
 
 WHOLE = 1 << 62
+_BEHIND = "endpoint.json"
+_OF_ONE = ("", "without", "undisturbed")  # what one model is asked: as the job says, without texts, as the data says
 _ATTRIBUTIONS = "attributions-{}.json"
 _FEW = 4  # cases: where so many are refused, and all, something else is wrong
 # What stands for the answer to a case that a model behind a URL refused.
@@ -54,6 +56,7 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
             rows += [
                 {"index": index, "half": half, "share": share, **asdict(unit)} for half in (0, 1) if share or not index
             ]
+    identity = _one_model_answers(live, draft)
     done = 0
     control = config.control.model_dump()
     asked_of = {"": asked} | {name: Asked.of(other, config) for name, other in others.items()}
@@ -64,15 +67,21 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
             each.index, each.passages = making.parents["index"], config.retrieval.passages
     if config.retrieval is not None and config.retrieval.without:
         asked_of["without"], models["without"] = asked.without_texts(), models[""]
+    if config.disturb is not None:
+        asked_of["undisturbed"], models["undisturbed"] = asked, models[""]
     total = len(rows) * len(models) + len(config.splits)
     for name, model in models.items():
-        where = (draft.storage, _folder(draft.folder, name), config.disturb)
+        where = (draft.storage, _folder(draft.folder, name), None if name == "undisturbed" else config.disturb)
         arguments: tuple[Any, ...] = (model, asked_of[name], *where)
         if live is None:
             arguments += (config.batch_size, control, config.attributions)
         for _ in map_with(rows, Predictor if live is None else LivePredictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
+    if live is not None and (now := live.identity()) != identity:
+        raise EndpointFailed(
+            f"{live.url} changed its model while it was asked: {identity} before, {now} now", "run the job again"
+        )
     score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity, config.graph)
     found = {}
     for row in map_units([{"split": split} for split in config.splits], score):
@@ -80,6 +89,19 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
         done += 1
         making.progress.update(done, total, "scoring")
     return {split: found[split] for split in config.splits}
+
+
+def _one_model_answers(live: LiveModel | None, draft: Draft) -> str:
+    """Returns which model answers behind a URL; drops what another one said there before the run was stopped."""
+    if live is None:
+        return ""
+    identity = live.identity()
+    said = draft.storage.read(f"{draft.folder}/{_BEHIND}")
+    if said is not None and said.decode() != identity:
+        for name in _OF_ONE:
+            draft.storage.delete_folder(_folder(draft.folder, name))
+    draft.storage.write(f"{draft.folder}/{_BEHIND}", identity.encode())
+    return identity
 
 
 def _folder(folder: str, name: str) -> str:
@@ -302,8 +324,9 @@ class Scorer:
             self._found(split, task, answered, found)
         if task.name == "knowledge_graph":
             found["graph"] = self._graph(split, task, answered)
-        if "other" in self.asked:
-            found |= against(task, answered, self.asked["other"].task(), self._answered(split, "other"))
+        for name in ("other", "undisturbed"):
+            if name in self.asked:
+                found |= against(name, task, answered, self.asked[name].task(), self._answered(split, name))
         found["attributions"] = json.loads(
             self.storage.read(f"{_folder(self.folder, '')}/{_ATTRIBUTIONS.format(split)}") or b"[]"
         )

@@ -49,10 +49,13 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     elif kind == "pretrain":
         found["shards"] = store.get(next(item for item in checkpoint.parents if item.startswith("shards/")))
         there = _held_out(checkpoint, found["shards"])
-    else:
+    elif config.bias is None and config.harness is None:
         raise RequestError(
-            f"{checkpoint.reference} was not trained here: its data is not known", "give `task` and `data`, or tune it"
+            f"{checkpoint.reference} was not trained here: its data is not known",
+            "give `task` and `data`, `bias` or `harness`, or tune it",
         )
+    else:
+        there = config.splits  # no examples are asked: probes bring their own
     _check_splits(config, there, checkpoint.reference)
     asked = config.task.kind if config.task is not None else str(checkpoint.details.get("task", ""))
     if config.retrieval is not None and asked != "question_answering":
@@ -125,7 +128,11 @@ def _words(config: Evaluate) -> list[Any]:
 def make(config: Evaluate, making: Making) -> Made:
     """Answers, scores, writes the report, registers."""
     checkpoint, live = making.parents.get("checkpoint"), live_model(config)
-    scored = perplexity(config, making) if "shards" in making.parents else task_metrics(config, making, live)
+    scored = {}
+    if "shards" in making.parents:
+        scored = perplexity(config, making)
+    elif live is not None or _data(config, checkpoint) is not None:
+        scored = task_metrics(config, making, live)
     asked = probed(config, making)
     draft = making.draft
     reference = f"{live.url} {live.name}" if live is not None else making.parents["checkpoint"].reference
@@ -141,11 +148,9 @@ def make(config: Evaluate, making: Making) -> Made:
         for prefix, values in (("", result["metrics"]), ("baseline_", result["baseline"]))
         for name, value in values.items()
     } | figures(asked)
-    details: dict[str, Any] = {
-        "key_metric": next(iter(scored.values()))["key_metric"],
-        "baseline": next(iter(scored.values()))["baseline_name"],
-        "checkpoint": reference,
-    }
+    details: dict[str, Any] = {"checkpoint": reference}
+    for first in [*scored.values()][:1]:
+        details |= {"key_metric": first["key_metric"], "baseline": first["baseline_name"]}
     if live is not None:
         details["endpoint"] = live.about()
     if config.register_as is not None and checkpoint is not None:

@@ -14,6 +14,7 @@ from llmyard.tasks.open_questions import FOUND, HOME
 
 _WIDTH = 300
 _UNBOUNDED = ("perplexity", "bits_per_byte")  # there is no scale to draw them on
+_COMPARED = ("other", "undisturbed")  # what the answers stand beside: another model's, and those to texts as they are
 _ITEM = 28  # characters of a probe's item; of some the item is a whole sentence
 
 
@@ -58,7 +59,7 @@ def _split(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "has_plots": any(row["plot"] for row in rows),
         "baseline_name": found["baseline_name"],
         "against": _against(found),
-        "others": _others(found),
+        "compared": [(name, rows) for name in _COMPARED if (rows := _differences(found, name))],
         "attributions": [_coloured(each) for each in found.get("attributions", [])],
         "graph": found.get("graph"),
         "retrieval": found.get("retrieval"),
@@ -100,13 +101,12 @@ def _against(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"word": word, "numbers": values | {"figure": found["key_metric"], "p": f"{against['p_value']:.2g}"}}
 
 
-def _others(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Returns the figures of the model that was compared with, and whether the difference may be chance."""
+def _differences(found: Mapping[str, Any], other: str) -> list[dict[str, str]]:
+    """Returns the figures of other answers to the same examples, and whether the difference may be chance."""
     rows = []
-    for name, each in found.get("against_other", {}).items():
+    for name, each in found.get(f"against_{other}", {}).items():
         numbers = {key: _number(each[key]) for key in ("difference", "low", "high")}
-        other = _number(found["other"][name])
-        rows.append({"name": name, "other": other, "p": f"{each['p_value']:.2g}", **numbers})
+        rows.append({"name": name, "other": _number(found[other][name]), "p": f"{each['p_value']:.2g}", **numbers})
     return rows
 
 

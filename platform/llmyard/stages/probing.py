@@ -11,6 +11,7 @@ from llmyard.core.artifacts import Artifact, sha256_of
 from llmyard.core.errors import RequestError
 from llmyard.evaluation.bias import measured, pairs_of
 from llmyard.evaluation.config import BiasProbes, Harness
+from llmyard.evaluation.task_files import data_files
 from llmyard.stages.config import Evaluate
 from llmyard.stages.stage import Making
 
@@ -27,14 +28,16 @@ def probed(config: Evaluate, making: Making) -> dict[str, Any]:
 
 
 def content(harness: Harness | None) -> list[Any]:
-    """Returns the names and checksums of the harness's task files; data that they name elsewhere are not looked at."""
+    """Returns the names and checksums of the harness's task files, and of the data files that these name."""
     if harness is None:
         return []
     folder = Path(harness.folder)
     if not folder.is_dir():
         raise RequestError(f"there is no folder {folder}", "name one with task files as `harness.folder`")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
-    return [[file.relative_to(folder).as_posix(), sha256_of(file)] for file in files]
+    found = [[file.relative_to(folder).as_posix(), sha256_of(file)] for file in files]
+    named = {path for file in files if file.suffix in (".yaml", ".yml") for path in data_files(file)}
+    return found + [[path, sha256_of(Path(path))] for path in sorted(named) if Path(path).is_file()]
 
 
 def figures(found: dict[str, Any]) -> dict[str, float]:

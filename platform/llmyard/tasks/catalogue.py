@@ -25,7 +25,7 @@ from llmyard.tasks.preference import PreferenceTask
 from llmyard.tasks.question_answering import question_answering
 from llmyard.tasks.relation_classification import RelationClassificationTask
 from llmyard.tasks.soft_prompt import Prompted
-from llmyard.tasks.summarization import SummarizationTask
+from llmyard.tasks.summarization import summarization
 from llmyard.tasks.task import FORMS, Form, Task
 from llmyard.tasks.translation import TranslationTask
 
@@ -57,7 +57,7 @@ def _task_of(config: AnyTask, form: Form) -> Task:
         case Translation():
             return TranslationTask(config, form)
         case Summarization():
-            return SummarizationTask(config, form)
+            return summarization(config, form)
         case QuestionAnswering():
             return question_answering(config, form)
         case KnowledgeGraph():

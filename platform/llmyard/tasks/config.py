@@ -39,9 +39,11 @@ class Translation(_Writing):
 
 
 class Summarization(_Writing):
-    """Say in a sentence or two what a text says, or what it says of a question."""
+    """Say in a sentence or two what a text says, or what it says of a question; a model that labels chooses sentences
+    of the text.
+    """
 
-    families: ClassVar = WRITERS
+    families: ClassVar = LABELLERS + WRITERS
     kind: Literal["summarization"] = "summarization"
     cut_sources: bool = Field(
         False, description="Learn from texts that are too long too, without their end; else they are left out."
@@ -52,6 +54,16 @@ class Summarization(_Writing):
         description="Of a longer text with a query only so many characters are read: the sentences that share most "
         "with the query, and those beside them.",
     )
+    sentences: int = Field(2, ge=1, le=50, description="That a model chooses which labels.")
+    passed_over: int = Field(
+        12,
+        ge=1,
+        description="Sentences that a summary does not take, for each text that a model learns to choose from.",
+    )
+
+    def longest(self, family: str) -> int:
+        """Returns the tokens of the longest example; a model that labels reads one sentence at a time."""
+        return self.max_source_tokens + (0 if family in LABELLERS else self.max_target_tokens)
 
 
 class QuestionAnswering(Config):

@@ -333,13 +333,13 @@ def _nearest(
     low, high = span
     matches = [found.span() for found in pattern.finditer(context, low, high)]
     fresh = [(a, b) for a, b in matches if context[a:b].casefold() not in question.casefold()]
-    anchors = [at for at, unit in _placed(context, span, language) if unit in asked]
+    anchors = [at for at, unit in placed_units(context, span, language) if unit in asked]
     if not fresh:
         return None
     return min(fresh, key=lambda each: sum(min(abs(at - each[0]), abs(at - each[1])) for at in anchors))
 
 
-def _placed(context: str, span: Span, language: str) -> list[tuple[int, str]]:
+def placed_units(context: str, span: Span, language: str) -> list[tuple[int, str]]:
     """Returns the units of a sentence with their places; Chinese ones are pairs, for single ones are everywhere."""
     if language == "zh":
         return [(at, context[at : at + 2].lower()) for at in range(span[0], span[1] - 1)]

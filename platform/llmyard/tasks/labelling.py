@@ -108,7 +108,8 @@ def parts_of(marked: Marked, encoded: Encoded) -> list[int]:
     shorter one counts.
     """
     parts = [0] * len(encoded.ids)
-    by_length = sorted(enumerate(marked.spans, start=1), key=lambda each: each[1][0] - each[1][1])
+    numbered = zip(marked.numbers, marked.spans, strict=True) if marked.numbers else enumerate(marked.spans, start=1)
+    by_length = sorted(numbered, key=lambda each: each[1][0] - each[1][1])
     for number, (start, end) in by_length:
         for at, (low, high) in enumerate(encoded.spans):
             if low < end and high > start:

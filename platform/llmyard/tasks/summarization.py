@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import Summarization
 from llmyard.tasks.focus import focused
-from llmyard.tasks.task import LANGUAGE_TOKENS, Form, Output, Record, language_of, need
+from llmyard.tasks.labelling import parts_of
+from llmyard.tasks.sentence_choice import (
+    COMMON,
+    joined,
+    marked_sentences,
+    passed_over,
+    sentences,
+    summary_sentences,
+)
+from llmyard.tasks.tagging import Tagging
+from llmyard.tasks.task import (
+    LANGUAGE_TOKENS,
+    EncodedExample,
+    Form,
+    Labels,
+    Marked,
+    Output,
+    Record,
+    Task,
+    language_of,
+    need,
+)
 from llmyard.tasks.writing import Writing
+from llmyard.tokens.tokenizer import Tokenizer
+
+CHOSEN, OTHER = "chosen", "other"
 
 
-class SummarizationTask(Writing):
-    """Records: ``language``, ``text``, ``summary`` and, where one is asked, ``query``.
+def summarization(config: Summarization, form: Form) -> Task:
+    """Returns the task for a form of model."""
+    return ChosenSentences(config) if form == "encoder" else WrittenSummaries(config)
 
-    Template: ``<language> [query <separator>] text <separator> summary <end>``; the model learns the summary only. Of a
-    long text the part that the query is about may stand for all of it.
+
+class Summaries:
+    """Records: ``language``, ``text``, ``summary`` and, where one is asked, ``query``. Of a long text the part that the
+    query is about may stand for all of it.
     """
 
     name = "summarization"
     revision = 1
-    output: Output = "text"
     metric = "rouge_l"
 
-    def __init__(self, config: Summarization, form: Form = "encoder_decoder") -> None:
-        super().__init__(config.max_source_tokens, config.max_target_tokens, config.cut_sources)
-        self._focus = config.focus_characters
+    def __init__(self, focus_characters: int | None) -> None:
+        self._focus = focus_characters
 
     def check(self, record: Record) -> Record:
         """Returns the record if both texts are there and the language is known."""
@@ -35,22 +61,12 @@ class SummarizationTask(Writing):
         language_of(record)
         return record
 
-    def parts(self, record: Record) -> tuple[str, ...]:
-        """Returns the query, if there is one, and the text."""
-        query = record.get("query")
-        if not query:
-            return (record["text"],)
-        if self._focus is None:
-            return (query, record["text"])
-        return (query, focused(record["text"], query, record["language"], self._focus))
-
-    def lead(self, record: Record) -> str:
-        """Returns the language's token."""
-        return LANGUAGE_TOKENS[record["language"]]
-
-    def target(self, record: Record) -> str:
-        """Returns the summary."""
-        return str(record["summary"])
+    def read(self, record: Record) -> str:
+        """Returns what is read of the text."""
+        query, text = record.get("query"), str(record["text"])
+        if not query or self._focus is None:
+            return text
+        return focused(text, query, record["language"], self._focus)
 
     def measures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, Measure]:
         """Returns ROUGE-1, -2 and -L for each language and their means; Chinese is counted by character."""
@@ -76,7 +92,9 @@ class SummarizationTask(Writing):
         return "right" if rouge([prediction], [record["summary"]], record["language"]).rouge_l >= 0.5 else "other words"
 
     def baseline(self, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, list[Any]]:
-        """Returns the better of the first two sentences and those that TextRank finds, as many as summaries have."""
+        """Returns the best of the first two sentences, those that TextRank finds, and those that share most with the
+        query, where there is one; as many as summaries have.
+        """
         from llmyard.sources.smallworld.baselines import lead_two
         from llmyard.tasks.floors import sentence_spans, textrank
 
@@ -86,5 +104,110 @@ class SummarizationTask(Writing):
             "first two sentences": [lead_two(record["text"], record["language"]) for record in test],
             "TextRank": [textrank(record["text"], usual, record["language"]) for record in test],
         }
+        if any(record.get("query") for record in test):
+            found["sentences with most words of the query"] = [_nearest(record, usual) for record in test]
         name = max(found, key=lambda each: self.measures(found[each], test)[self.metric].value)
         return name, found[name]
+
+
+class WrittenSummaries(Summaries, Writing):
+    """For a model that writes: ``<language> [query <separator>] text <separator> summary <end>``; it learns the summary
+    only.
+    """
+
+    output: Output = "text"
+
+    def __init__(self, config: Summarization) -> None:
+        Summaries.__init__(self, config.focus_characters)
+        Writing.__init__(self, config.max_source_tokens, config.max_target_tokens, config.cut_sources)
+
+    def parts(self, record: Record) -> tuple[str, ...]:
+        """Returns the query, if there is one, and the text."""
+        query = record.get("query")
+        return (query, self.read(record)) if query else (self.read(record),)
+
+    def lead(self, record: Record) -> str:
+        """Returns the language's token."""
+        return LANGUAGE_TOKENS[record["language"]]
+
+    def target(self, record: Record) -> str:
+        """Returns the summary."""
+        return str(record["summary"])
+
+
+class ChosenSentences(Summaries, Tagging):
+    """For a model that labels: it reads one sentence after the other behind the query and says whether a summary takes
+    it; the likeliest ones are the summary, in the order of the text.
+    """
+
+    output: Output = "label"
+
+    def __init__(self, config: Summarization) -> None:
+        super().__init__(config.focus_characters)
+        self._config = config
+
+    def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
+        """Returns the two classes, and how many parts are marked."""
+        return {"classes": [CHOSEN, OTHER], "parts": [str(COMMON)]}
+
+    def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
+        """Returns what is read of each sentence, cut where it was in training."""
+        found = self._marked(record)
+        encoded = tokenizer.encode_with_spans([each.text for each in found])
+        limit = self._config.max_source_tokens
+        return [
+            each if len(item.ids) <= limit else replace(each, text=each.text[: item.spans[limit - 1][1]])
+            for each, item in zip(found, encoded, strict=True)
+        ]
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
+    ) -> list[list[EncodedExample] | None]:
+        """Returns the sentences that together are most like the summary, and some others; None where none shares a word
+        with it.
+        """
+        return [self._encode(record, tokenizer, labels["classes"]) for record in records]
+
+    def _encode(self, record: Record, tokenizer: Tokenizer, classes: Sequence[str]) -> list[EncodedExample] | None:
+        text, query, language = self.read(record), str(record.get("query") or ""), record["language"]
+        taken = summary_sentences(text, record["summary"], language, self._config.sentences)
+        if not taken:
+            return None
+        others = passed_over(text, query, language, taken, self._config.passed_over)
+        marked, limit = self._marked(record), self._config.max_source_tokens
+        places = sorted([*taken, *others])
+        encoded = tokenizer.encode_with_spans([marked[at].text for at in places])
+        return [
+            EncodedExample(
+                item.ids[:limit],
+                labels=parts_of(marked[at], item)[:limit],
+                pairs=(classes.index(CHOSEN if at in taken else OTHER),),
+            )
+            for at, item in zip(places, encoded, strict=True)
+        ]
+
+    def _marked(self, record: Record) -> list[Marked]:
+        return marked_sentences(self.read(record), str(record.get("query") or ""), record["language"])
+
+    def cases(self, record: Record) -> list[Record]:
+        """Returns the record: it asks for one summary."""
+        return [record]
+
+    def figures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
+        """There are none but the measures."""
+        return {}
+
+    def prediction(self, record: Record, answer: Any) -> str:
+        """Returns the likeliest sentences, in the order of the text."""
+        scores = [float(each["shares"][CHOSEN]) for each in answer]
+        return joined(self.read(record), scores, self._config.sentences, record["language"])
+
+
+def _nearest(record: Record, count: int) -> str:
+    """Returns the sentences that share most with the query, in the order of the text."""
+    from llmyard.tasks.floors import by_overlap, sentence_features
+
+    text, language = record["text"], record["language"]
+    spans, asked = sentences(text), sentence_features(str(record.get("query") or ""), language)
+    near = by_overlap([sentence_features(text[low:high], language) for low, high in spans], asked)
+    return ("" if language == "zh" else " ").join(text[slice(*spans[at])] for at in sorted(near[:count]))

@@ -1,4 +1,4 @@
-"""What the tasks share that a model answers by tagging spans: it writes nothing."""
+"""What the tasks share that a model answers by tagging or labelling only: it writes nothing."""
 
 from __future__ import annotations
 

@@ -97,10 +97,12 @@ class Marked:
     Attributes:
         text: All of it.
         spans: (start, end) of each part, in characters; none where the label is of the text as a whole.
+        numbers: Which part each span is of, from 1 on, where several are of one; (): each is a part of its own.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,16 @@ def echo(path: str, body: Any) -> Reply:
     return 200, {"choices": [{"message": {"content": body["messages"][0]["content"][::-1]}}]}
 
 
+def test_a_model_is_told_from_the_next_by_what_lasts(serve: Any) -> None:
+    about = {"id": "m", "artifact": "checkpoint/m@1", "created": 1}
+    model = LiveModel(serve(lambda path, body: (200, {"data": [about]})).url, "m")
+    first = model.identity()
+    about["created"] = 2
+    assert model.identity() == first
+    about["artifact"] = "checkpoint/m@2"
+    assert model.identity() != first
+
+
 def test_answers_come_in_the_order_of_the_records(serve: Any) -> None:
     server = serve(echo)
     model = LiveModel(server.url + "/", "m", "ly-secret")

@@ -15,7 +15,7 @@ from llmyard.generation.model import Model
 from llmyard.generation.stops import until
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import QuestionAnswering, Summarization
-from llmyard.tasks.task import Annotation, Entity
+from llmyard.tasks.task import Annotation, Choice, Entity, Marked
 
 ENGLISH, CHINESE = "Malo found a green lamp.", "马洛找到了一盏绿色的灯。"
 
@@ -31,24 +31,35 @@ class Recorder:
         self.prompts.append(list(request.prompt))
         yield Delta((1,), "well", "stop")
 
+    async def classify(self, inputs: Sequence[Marked]) -> list[Choice]:
+        read = [each.text[slice(*each.spans[0])] for each in inputs]
+        shares = [float("灯" in text or "lamp" in text) for text in read]
+        return [Choice("chosen" if share else "other", {"chosen": share, "other": 1 - share}) for share in shares]
+
     async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
         self.texts += texts
         at = texts[0].find("Malo", texts[0].find("\n") + 1)
         return [Annotation((Entity("Malo", "answer", at, at + 4, score=1.0),) if at >= 0 else (), ())]
 
 
-def model(tiny: Any, task: Any) -> tuple[Model, Recorder]:
+def model(tiny: Any, task: Any, family: str = "transformer") -> tuple[Model, Recorder]:
     engine: Any = Recorder()
-    labels = task is not None and "bert" in task.families
-    made = task_of(task, "bert" if labels else "transformer") if task is not None else None
+    made = task_of(task, family) if task is not None else None
     return Model("checkpoint/m@1", "m", engine, tiny.tokenizer, made), engine
 
 
 def test_a_question_is_answered_from_its_context(tiny: Any) -> None:
-    reader, engine = model(tiny, QuestionAnswering())
+    reader, engine = model(tiny, QuestionAnswering(), "bert")
     assert asyncio.run(ask(reader, "Who found it?", context=ENGLISH)) == Reply("Malo")
     assert engine.texts == [f"Who found it?\n{ENGLISH}"]
     assert asyncio.run(ask(reader, "Who is Malo?", context="Nobody knows.")) == Reply("")  # not in the question
+
+
+def test_a_summary_is_chosen_from_the_text(tiny: Any) -> None:
+    chooser, _ = model(tiny, Summarization(sentences=1), "bert")
+    rain = "It rained all day.", "下了一整天的雨。"
+    for text, wanted in ((f"{rain[0]} {ENGLISH}", ENGLISH), (f"{rain[1]}{CHINESE}", CHINESE)):
+        assert asyncio.run(ask(chooser, text)) == Reply(wanted)
 
 
 def test_a_text_is_summarised_with_the_tasks_template(tiny: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmyard.core.tracking import RunSpec
+from llmyard.core.tracking import RunSpec, TrackingUnavailable
 from llmyard.runtime import tracking_service
 from llmyard.runtime.tracking_service import RunFolder, TrackingService
 
@@ -23,6 +23,9 @@ class SlowGateway:
     def find_run(self, token: str, experiment: str) -> str | None:
         return "run" if self.statuses else None
 
+    def is_owned(self, run_id: str) -> bool:
+        return False
+
     def start_run(self, spec: RunSpec) -> str:
         self.opening.set()
         self.let_go.wait(30)
@@ -34,6 +37,31 @@ class SlowGateway:
 
     def forget(self, run_id: str) -> None:
         """Nothing is held."""
+
+
+def test_a_run_that_is_opened_while_it_is_settled_stays_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_service, "MlflowGateway", SlowGateway)
+    service = TrackingService("memory", None, tmp_path, background=False)
+    gateway: Any = service._gateway
+    spec = RunSpec(token="shards/x@1", name="x", experiment="llmyard", owner="me")
+    folder = RunFolder(tmp_path, spec.token)
+    folder.begin("memory", spec)
+    folder.end("FAILED", {})
+    settles = threading.Thread(target=service.settle, args=(spec.token,))
+    settles.start()
+    assert gateway.opening.wait(30)  # the run is not known yet: it is made, to be ended
+
+    def late() -> None:
+        with pytest.raises(TrackingUnavailable):
+            service.open(spec.token)
+
+    opens = threading.Thread(target=late)
+    opens.start()
+    opens.join(0.2)  # it must wait
+    gateway.let_go.set()
+    settles.join(30)
+    opens.join(30)
+    assert gateway.statuses == ["RUNNING", "FAILED"]
 
 
 def test_a_run_that_is_settled_while_it_opens_ends_as_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

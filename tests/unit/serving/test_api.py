@@ -300,7 +300,7 @@ def test_a_reading_model_does_not_advise_a_route_that_refuses_it(models: list[Mo
     client = Client(build_api([reader], [hash_of("ly-right")], MAX_BODY, 100))
     said = refused(client.post("/v1/chat/completions", {"model": "reader", "messages": USER}), 400)
     assert "/v1/extract" not in said
-    assert "llmyard ask" in said
+    assert "/v1/predict" in said
 
 
 @pytest.fixture(params=[RuntimeError("secret at /root/x"), LlmyardError("secret at /root/x", "secret")], ids=repr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
@@ -115,3 +115,44 @@ def test_data_of_another_task_are_refused_before_anything_is_read() -> None:
     asked = {"kind": "evaluate", "output": "r", "checkpoint": "c", "task": {"kind": "summarization"}}
     with pytest.raises(ValidationError, match="kind parallel holds examples of translation"):
         job_adapter().validate_python({**asked, "data": {"kind": "parallel", "paths": ["x.tsv"]}})
+
+
+class Behind:
+    """A model behind a URL, as far as :func:`answering._one_model_answers` asks it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def identity(self) -> str:
+        return self.name
+
+
+def test_answers_of_one_model_are_never_mixed_with_those_of_the_next(tmp_path: Path) -> None:
+    store = ArtifactStore(Storage(str(tmp_path)))
+    with store.begin("report", "r", "1") as draft:
+        for folder in ("predictions", "predictions-without", "predictions-other"):
+            draft.storage.write(f"{draft.folder}/{folder}/test-000000-0.json", b"[]")
+
+        def there() -> set[str]:
+            return {each.path.partition("/")[0] for each in draft.storage.list(draft.folder, recursive=True)}
+
+        def begun(name: str) -> None:
+            answering._one_model_answers(cast(Any, Behind(name)), draft)
+
+        begun("one")
+        assert {"predictions", "predictions-without", "predictions-other"} <= there()
+        begun("one")  # the run goes on
+        assert "predictions" in there()
+        begun("another")
+        assert not {"predictions", "predictions-without"} & there()
+        assert "predictions-other" in there()
+
+
+def test_a_model_from_elsewhere_is_probed_without_examples(tmp_path: Path) -> None:
+    store = ArtifactStore(Storage(str(tmp_path)))
+    with store.begin("checkpoint", "gpt2", "1") as draft:
+        draft.commit(config={"kind": "import"}, parents=[], metrics={})
+    probes = Evaluate.model_validate({"output": "report", "checkpoint": "gpt2", "bias": {"probes": ["smallworld"]}})
+    assert set(evaluate.parents(probes, store)) == {"checkpoint"}
+    with pytest.raises(RequestError, match="not trained here"):
+        evaluate.parents(Evaluate(output="report", checkpoint="gpt2"), store)

@@ -8,7 +8,7 @@ from llmyard.sources.smallworld import SmallWorld
 from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarization
 from llmyard.tasks.knowledge_graph import TaggedGraph, entities_of
 from llmyard.tasks.question_answering import ExtractedAnswers
-from llmyard.tasks.summarization import SummarizationTask
+from llmyard.tasks.summarization import WrittenSummaries
 from llmyard.tasks.task import BadExample
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def test_an_answer_elsewhere_than_it_says_is_a_bad_record() -> None:
 
 
 def test_a_summary_is_all_that_is_learned(tokenizer: Tokenizer) -> None:
-    task = SummarizationTask(Summarization())
+    task = WrittenSummaries(Summarization())
     records = [task.check(WORLD.example(task.name, "train", index)) for index in range(20)]
     for record, made in zip(records, task.encode(records, tokenizer, {}), strict=True):
         (example,) = made or ()
@@ -57,7 +57,7 @@ def test_a_summary_is_all_that_is_learned(tokenizer: Tokenizer) -> None:
 
 
 def test_right_summaries_score_one_and_the_lead_scores_less() -> None:
-    task = SummarizationTask(Summarization())
+    task = WrittenSummaries(Summarization())
     records = [WORLD.example(task.name, "test", index) for index in range(40)]
     assert task.measures([record["summary"] for record in records], records)["rouge_l"].value == pytest.approx(1.0)
     _, lead = task.baseline([], records)
@@ -94,6 +94,6 @@ def test_windows_hold_whole_answers_or_teach_that_there_is_none(tokenizer: Token
 
 
 def test_a_prompt_without_room_for_its_first_part_is_left_out(tokenizer: Tokenizer) -> None:
-    task = SummarizationTask(Summarization(max_source_tokens=20, cut_sources=True))
+    task = WrittenSummaries(Summarization(max_source_tokens=20, cut_sources=True))
     record = {"language": "en", "text": "Short.", "summary": "Yes.", "query": "word " * 40}
     assert task.encode([record], tokenizer, {}) == [None]
