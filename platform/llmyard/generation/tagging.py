@@ -61,15 +61,17 @@ def best_span(logits_TK: torch.Tensor, allowed_T: torch.Tensor, longest: int) ->
     """Returns (score, first, last token) of the likeliest single span.
 
     Under BIO tags that are drawn token by token, a span's probability against that of no span at all is the product of
-    its tags' odds against "outside"; the score is the logarithm of that, in nats. Negative: none is likelier.
+    its tags' odds against all tags that are not of such spans; the score is the logarithm of that, in nats. Negative:
+    none is likelier.
 
     Args:
-        logits_TK: Of outside, begins, goes on.
+        logits_TK: Of outside, begins, goes on, and of the tags of other kinds of spans.
         allowed_T: Tokens that a span may be made of.
         longest: Most tokens of a span.
     """
     logits = logits_TK.masked_fill(~allowed_T[:, None], 0.0)
-    begins, goes_on = logits[:, 1] - logits[:, 0], logits[:, 2] - logits[:, 0]
+    others = torch.cat((logits[:, :1], logits[:, 3:]), 1).logsumexp(1)
+    begins, goes_on = logits[:, 1] - others, logits[:, 2] - others
     sums = torch.cat((torch.zeros(1, device=logits.device), goes_on.cumsum(0)))
     count = len(begins)
     first = torch.arange(count, device=logits.device)[:, None]
@@ -91,13 +93,16 @@ def _answer(
     allowed = context_T[:count]
     if not bool(allowed.any()):
         return Annotation((), ())
+    kind, *others = shape.entity_types
     score, first, last = best_span(logits_TK[:count], allowed, shape.max_answer_tokens)
     low, high = encoded.spans[first][0], encoded.spans[last][1]
     while low < high and text[low].isspace():
         low += 1
-    if low >= high:
-        return Annotation((), ())
-    return Annotation((Entity(text[low:high], shape.entity_types[0], low, high, score),), ())
+    found = [Entity(text[low:high], kind, low, high, score)] if low < high else []
+    if others:  # the evidence: what the answer follows from
+        tags = logits_TK[:count].argmax(-1).masked_fill(~allowed, 0).tolist()
+        found += [each for each, _ in entities_of(text, encoded, tags, shape.entity_types) if each.type != kind]
+    return Annotation(tuple(found), ())
 
 
 def choose(

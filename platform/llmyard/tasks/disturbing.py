@@ -120,7 +120,8 @@ def _question_answering(record: Record, change: Change) -> Record:
     marked = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
     found = change(context, [*marked, *_occurrences(context, said), *_names(context, question)])
     moved = [{**answer, "start": low} for answer, (low, _) in zip(answers, found.spans, strict=False)]
-    return {**record, "question": asked, "context": found.text, "answers": moved}
+    kept = {key: value for key, value in record.items() if key != "evidence"}  # it may stand nowhere any more
+    return {**kept, "question": asked, "context": found.text, "answers": moved}
 
 
 def _translation(record: Record, change: Change) -> Record:

@@ -85,7 +85,7 @@ class OpenQuestion:
     def _of(self, context: str) -> Record:
         # Answers stand elsewhere now, if at all.
         answers = [{"text": answer["text"]} for answer in self.record["answers"]]
-        return {**self.record, "context": context, "answers": answers}
+        return {**self.record, "context": context, "answers": answers, "evidence": []}
 
 
 def checked_open(record: Record, check: Callable[[Record], Record]) -> Record:
@@ -103,7 +103,7 @@ def checked_open(record: Record, check: Callable[[Record], Record]) -> Record:
     answers = record.get("answers")
     if isinstance(answers, list):  # a place in a text that is not there
         answers = [{"text": answer["text"]} if "text" in answer else answer for answer in answers]
-    found = check({**record, "context": record.get("question"), "answers": answers})
+    found = check({**record, "context": record.get("question"), "answers": answers, "evidence": []})
     return {**found, "context": ""}
 
 

@@ -25,7 +25,7 @@ from llmyard.tasks.writing import Writing
 from llmyard.text.script import language_by_script
 from llmyard.tokens.tokenizer import Tokenizer
 
-ANSWER = "answer"
+ANSWER, EVIDENCE = "answer", "evidence"
 QUESTION_END = "\n"
 _SLACK = 2  # tokens by which a window may grow when it is read behind a question
 
@@ -36,7 +36,8 @@ def question_answering(config: QuestionAnswering, form: Form) -> Task:
 
 
 class _Answers:
-    """Records: ``language``, ``context``, ``question``, ``answers`` [{text, start}] (empty: unanswerable).
+    """Records: ``language``, ``context``, ``question``, ``answers`` [{text, start}] (empty: unanswerable); some have
+    ``evidence`` [{text, start}], the parts of the context from which the answer follows.
 
     An answer without a ``start`` stands nowhere in the context: only a model that writes can learn it.
     """
@@ -54,11 +55,12 @@ class _Answers:
         language_of(record)
         for answer in need(record, "answers", list, self.name):
             need(answer, "text", str, "answer")
-            if answer.get("start") is None:
-                continue
-            found = context[answer["start"] : answer["start"] + len(answer["text"])]
-            if found != answer["text"]:
-                raise BadExample(f"answer {answer['text']!r} is said to stand where {found!r} stands", "mend its start")
+            if answer.get("start") is not None:
+                _check_place(context, answer, "answer")
+        for fact in record.get("evidence") or ():
+            need(fact, "text", str, "evidence")
+            need(fact, "start", int, "evidence")
+            _check_place(context, fact, "evidence")
         return record
 
     def measures(self, predictions: Sequence[str], records: Sequence[Record]) -> dict[str, Measure]:
@@ -119,6 +121,12 @@ class _Answers:
         return "commonest answer", commonest
 
 
+def _check_place(context: str, part: Record, what: str) -> None:
+    found = context[part["start"] : part["start"] + len(part["text"])]
+    if found != part["text"]:
+        raise BadExample(f"{what} {part['text']!r} is said to stand where {found!r} stands", "mend its start")
+
+
 def _asked(record: Record) -> str:
     """Returns the question in one line: the first line feed is its end."""
     return " ".join(str(record["question"]).split())
@@ -132,15 +140,17 @@ class ExtractedAnswers(_Answers, Tagging):
     """For a model that tags spans.
 
     It reads ``question`` newline ``context``; the tokens of the first answer are tagged. A longer context is read in
-    windows that overlap; a window without the answer teaches that there may be none.
+    windows that overlap; a window without the answer teaches that there may be none. Where examples name the evidence,
+    it is tagged too: steps from one fact to the next are hardly learned from answers alone.
     """
 
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
 
     def labels(self, records: Sequence[Record]) -> dict[str, list[str]]:
-        """Returns the one type of span there is."""
-        return {"entity_types": [ANSWER], "relations": []}
+        """Returns the types of span there are: the answer, and the evidence where some records name it."""
+        knows = any(record.get("evidence") for record in records)
+        return {"entity_types": [ANSWER, EVIDENCE] if knows else [ANSWER], "relations": []}
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
         """Returns question and context, in several windows where they are long."""
@@ -150,9 +160,9 @@ class ExtractedAnswers(_Answers, Tagging):
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
     ) -> list[list[EncodedExample] | None]:
         """Returns ids and BIO tags of each window; None where no answer stands in the text or it cuts a token."""
-        return [self._encode(record, tokenizer) for record in records]
+        return [self._encode(record, tokenizer, EVIDENCE in labels.get("entity_types", ())) for record in records]
 
-    def _encode(self, record: Record, tokenizer: Tokenizer) -> list[EncodedExample] | None:
+    def _encode(self, record: Record, tokenizer: Tokenizer, tags_evidence: bool) -> list[EncodedExample] | None:
         border = len(_asked(record)) + len(QUESTION_END)
         answer = next((each for each in record["answers"] if each.get("start") is not None), None)
         if record["answers"] and answer is None:
@@ -163,15 +173,17 @@ class ExtractedAnswers(_Answers, Tagging):
             windows, tokenizer.encode_with_spans([text for text, _ in windows]), strict=True
         ):
             tags = [OUTSIDE] * len(encoded.ids)
+            for fact in record.get("evidence") or () if tags_evidence else ():
+                start = fact["start"] - shift
+                if border <= start and start + len(fact["text"]) <= len(text):
+                    _tag(tags, tokens_of(text, encoded, start, start + len(fact["text"])), 3)
             if answer is not None:
                 start = answer["start"] - shift
                 tokens = tokens_of(text, encoded, start, start + len(answer["text"]))
                 is_whole = border <= start and start + len(answer["text"]) <= len(text)
                 if tokens and is_whole:
                     is_found = True
-                    tags[tokens[0]] = 1
-                    for token in tokens[1:]:
-                        tags[token] = 2
+                    _tag(tags, tokens, 1)
                 elif start + len(answer["text"]) > border and start < len(text):
                     continue  # a part of the answer stands here, or cuts a token: that there is none would be untrue
             examples.append(
@@ -198,11 +210,16 @@ class ExtractedAnswers(_Answers, Tagging):
 
     def prediction(self, record: Record, answer: Any) -> str:
         """Returns the likeliest span of all windows, "" where none is likelier than that there is none."""
-        spans = [entity for found in answer for entity in found["entities"]]
+        spans = [entity for found in answer for entity in found["entities"] if entity["type"] == ANSWER]
         best = max(spans, key=lambda entity: float(entity["score"]), default=None)
         if best is None or (best["score"] <= 0 and not self._config.always_answers):
             return ""
         return str(best["text"])
+
+
+def _tag(tags: list[int], tokens: Sequence[int], begins: int) -> None:
+    for at, token in enumerate(tokens):
+        tags[token] = begins + (at > 0)
 
 
 class WrittenAnswers(_Answers, Writing):

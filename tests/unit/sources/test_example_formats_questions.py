@@ -182,6 +182,7 @@ def test_stories_are_read_up_to_each_question(read_format: Any) -> None:
     assert first["context"] == "Olga sat down in the cellar. Igor climbed to the attic."
     assert (first["question"], first["language"]) == ("Where is Olga?", "en")
     assert first["answers"] == [{"text": "cellar", "start": first["context"].index("cellar")}]
+    assert first["evidence"] == [{"text": "Olga sat down in the cellar.", "start": 0}]
     # The support says which attic: the last one is Olga's.
     assert second["answers"] == [{"text": "attic", "start": second["context"].index("attic")}]
     assert [record["answers"] for record in rest] == [[{"text": text}] for text in ("yes", "no", "plum,rope", "two")]

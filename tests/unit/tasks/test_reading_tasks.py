@@ -35,9 +35,53 @@ def test_tagged_answers_decode_to_the_right_answers(tokenizer: Tokenizer) -> Non
         assert example.ids == encoded.ids
         found = entities_of(marked.text, encoded, example.labels or [], labels["entity_types"])
         predictions.append(
-            task.prediction(record, [{"entities": [{"text": one.text, "score": 1.0} for one, _ in found]}])
+            task.prediction(
+                record, [{"entities": [{"text": one.text, "type": one.type, "score": 1.0} for one, _ in found]}]
+            )
         )
     assert task.measures(predictions, records)["exact_match"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("context", "facts", "question", "answer"),
+    [
+        (
+            "Ann took the cup. Bob slept. Ann went home.",
+            ("Ann took the cup.", "Ann went home."),
+            "Where is the cup?",
+            "home",
+        ),
+        ("安拿起杯子。鲍勃睡了。安回了家。", ("安拿起杯子。", "安回了家。"), "杯子在哪里？", "家"),
+    ],
+)
+def test_evidence_is_tagged_around_the_answer_and_is_no_answer(
+    context: str, facts: tuple[str, ...], question: str, answer: str
+) -> None:
+    read = Tokenizer.train([context, question] * 4, BpeTokenizer(vocab_size=400, split_han=True))
+    task = ExtractedAnswers(QuestionAnswering())
+    record = task.check({
+        "context": context, "question": question, "answers": [{"text": answer, "start": context.rindex(answer)}],
+        "evidence": [{"text": fact, "start": context.index(fact)} for fact in facts],
+    })  # fmt: skip
+    labels = task.labels([record])
+    assert labels["entity_types"] == ["answer", "evidence"]
+    (made,) = task.encode([record], read, labels)
+    assert made is not None
+    (example,), (marked,) = made, task.inputs(record, read)
+    (encoded,) = read.encode_with_spans([marked.text])
+    found = [one for one, _ in entities_of(marked.text, encoded, example.labels or [], labels["entity_types"])]
+    assert [one.text for one in found if one.type == "answer"] == [answer]
+    assert (
+        "".join(one.text for one in found if one.type == "evidence")
+        .replace(" ", "")
+        .startswith(facts[0].replace(" ", ""))
+    )
+    entities = [{"text": one.text, "type": one.type, "score": 1.0 if one.type == "answer" else 9.0} for one in found]
+    assert task.prediction(record, [{"entities": entities}]) == answer
+    plain = {**record, "evidence": []}
+    assert task.labels([plain])["entity_types"] == ["answer"]
+    with pytest.raises(BadExample, match="evidence"):
+        task.check({**record, "evidence": [{"text": facts[0], "start": 1}]})
 
 
 def test_an_answer_elsewhere_than_it_says_is_a_bad_record() -> None:

@@ -127,8 +127,8 @@ def babi(lines: Iterable[tuple[int, str | Fault]]) -> Iterator[Found]:
     """Yields the questions of bAbI stories, each about the sentences before it; the number is the line's.
 
     An answer that is one word of the story has a ``start``: where it stands last in the facts that the file names as
-    support, else in all sentences. Yes, no, maybe, counts and lists have none. A story that lacks a line is quarantined
-    from there on: nobody can tell which of its questions need it.
+    support, else in all sentences. Yes, no, maybe, counts and lists have none. The supporting facts are the answer's
+    ``evidence``. A story that lacks a line is quarantined from there on: nobody can tell which questions need it.
     """
     story = _Story()
     for number, line in lines:
@@ -175,18 +175,24 @@ class _Story:
                 continue
             found: Record = {"text": answer}
             named = [int(each) for each in re.findall(r"\d+", " ".join(cells[2:]))]
-            start = self._start(answer, count, [self.places[each] for each in named if each in self.places])
+            facts = [self.places[each] for each in named if self.places.get(each, count) < count]
+            start = self._start(answer, count, facts)
             if start is not None:
                 found["start"] = start
-            context = " ".join(self.sentences[:count])
-            yield number, {"group": group, "context": context, "question": question, "answers": [found]}
+            record = {"context": " ".join(self.sentences[:count]), "question": question, "answers": [found]}
+            if facts:
+                record["evidence"] = [{"text": self.sentences[at], "start": self._offset(at)} for at in sorted(facts)]
+            yield number, {"group": group, **record}
+
+    def _offset(self, index: int) -> int:
+        return sum(len(each) + 1 for each in self.sentences[:index])
 
     def _start(self, answer: str, count: int, facts: list[int]) -> int | None:
         if answer in _UNPLACED or not re.fullmatch(r"\w+", answer):
             return None
         word = re.compile(rf"\b{answer}\b")
         for index in [*sorted(facts, reverse=True), *range(count - 1, -1, -1)]:
-            matches = list(word.finditer(self.sentences[index])) if index < count else []
+            matches = list(word.finditer(self.sentences[index]))
             if matches:
-                return sum(len(each) + 1 for each in self.sentences[:index]) + matches[-1].start()
+                return self._offset(index) + matches[-1].start()
         return None
