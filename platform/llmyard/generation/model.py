@@ -105,10 +105,9 @@ class Model:
                 refusal.
         """
         assert self.task is not None
-        if hasattr(self.task, "excess"):
-            excess, room = self.task.excess(record, self.tokenizer)
-            if excess > 0:
-                raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
+        excess, room = self.task.excess(record, self.tokenizer)
+        if excess > 0:
+            raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
         try:
             return self.task.prompt(record, self.tokenizer)
         except BadExample as error:

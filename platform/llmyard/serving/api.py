@@ -191,7 +191,12 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
         model = there.named(body.model)
         if model.task is None:
             raise Refused(400, f"{body.model!r} is a base model, without a task", "invalid_request_error")
-        answers = await asyncio.gather(*(model.said(record) for record in body.records))
+        try:
+            async with asyncio.TaskGroup() as group:  # of one that is refused the others are given up
+                asked = [group.create_task(model.said(record)) for record in body.records]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        answers = [each.result() for each in asked]
         return PredictAnswer(model=model.name, artifact=model.reference, task=model.task.name, answers=answers)
 
     @routes.post("/chat/completions", response_model=ChatAnswer)

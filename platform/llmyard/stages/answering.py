@@ -26,7 +26,6 @@ from llmyard.tasks.few_shot import FewShot
 from llmyard.tasks.open_questions import OpenQuestion, asked_anew, best_part, measures, without_passages
 from llmyard.tasks.passages import Passage, Passages
 from llmyard.tasks.task import Record, Task
-from llmyard.tasks.writing import Writing
 from llmyard.text.config import Toxicity
 from llmyard.text.disturbances import Disturbance
 
@@ -261,9 +260,7 @@ class Predictor(_Answering):
 
     def fitting(self, question: OpenQuestion) -> int:
         """Returns how many passages fit in the task's prompt."""
-        task, tokenizer = self.task, self.engine.tokenizer
-        assert isinstance(task, Writing | FewShot)
-        return question.fitting(lambda record: task.excess(record, tokenizer)[0] <= 0)
+        return question.fitting(lambda record: self.task.excess(record, self.engine.tokenizer)[0] <= 0)
 
     def look_into(self, split: str, cases: Sequence[Record]) -> None:
         """Writes what each token of some inputs did for the answer."""
@@ -318,8 +315,8 @@ class Scorer:
             harm = toxicity([str(each.answer) for each in answered], self.toxicity)
             found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
             found["intervals"] |= {f"toxic_{name}": [each.share.low, each.share.high] for name, each in harm.items()}
-        if hasattr(task, "signatures"):
-            found["signatures"] = task.signatures([each.record for each in answered])
+        if signatures := task.signatures([each.record for each in answered]):
+            found["signatures"] = signatures
         if asked.index is not None:
             self._found(split, task, answered, found)
         if task.name == "knowledge_graph":

@@ -310,7 +310,7 @@ def _translating(translator: Artifact) -> Iterator[Callable[[Sequence[str], str]
 
     def translate(texts: Sequence[str], target: str) -> list[str]:
         cases = [{"source": text, "target_language": target} for text in texts]
-        whole = [case for case in cases if task.excess(case, engine.tokenizer)[0] <= 0]  # type: ignore[attr-defined]
+        whole = [case for case in cases if task.excess(case, engine.tokenizer)[0] <= 0]
         said = iter(answers_of(engine, task, whole, TRANSLATED_AT_ONCE, {}))
         return [str(next(said)) if case in whole else "" for case in cases]
 

@@ -72,6 +72,14 @@ class _Conversation:
         """Nothing is labelled."""
         return []
 
+    def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Nothing is too long: the oldest turns are forgotten."""
+        return 0, self._source
+
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Every figure is computed in one way only."""
+        return {}
+
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids of the turns and of what makes the model answer."""
         if self._template is not None:

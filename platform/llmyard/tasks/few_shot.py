@@ -134,6 +134,10 @@ class FewShot:
         """Returns the task's figures."""
         return self._task.figures(predictions, records)
 
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Returns the task's signatures."""
+        return self._task.signatures(records)
+
     def bucket(self, prediction: Any, record: Record) -> str:
         """Returns the task's kind of error."""
         return self._task.bucket(prediction, record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmyard.tasks.task import Decoding, Labels, Output, Record
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -14,6 +16,14 @@ class Tagging:
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Nothing is written."""
         return []
+
+    def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Nothing is too long: what is read is divided."""
+        return 0, 0
+
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Every figure is computed in one way only."""
+        return {}
 
     def choices(self, record: Record) -> list[str] | None:
         """Nothing is written."""

@@ -160,6 +160,11 @@ class Task(Protocol):
     def prompt(self, record: Record, tokenizer: Tokenizer) -> list[int]:
         """Returns the ids that precede the target in training, for a record without its answer."""
 
+    def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Returns by how many tokens what is asked is longer than what may be read at once (0 or less: it is not), and
+        how many those are. :meth:`prompt` would cut it.
+        """
+
     def choices(self, record: Record) -> list[str] | None:
         """Returns the answers of which the likeliest is taken; None where the answer is written freely."""
 
@@ -179,6 +184,9 @@ class Task(Protocol):
 
     def figures(self, predictions: Sequence[Any], records: Sequence[Record]) -> dict[str, float]:
         """Returns further figures, of the answers as a whole: nothing can be said of one example alone."""
+
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Returns how figures were computed, by their names, where others compute them in other ways."""
 
     def bucket(self, prediction: Any, record: Record) -> str:
         """Returns the kind of error that a prediction makes, or "right"."""

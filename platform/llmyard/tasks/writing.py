@@ -77,6 +77,10 @@ class Writing:
         """There are none but the measures."""
         return {}
 
+    def signatures(self, records: Sequence[Record]) -> dict[str, str]:
+        """Every figure is computed in one way only."""
+        return {}
+
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
         """Nothing is labelled."""
         return []
