@@ -190,7 +190,7 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
             row["cost"] = f"{about.cpu_seconds / 3600 * price:.2f}"
     if stage.kind not in ("pretrain", "finetune"):
         return row
-    found = size_of(stage, vocabulary_of(stage, job, store))
+    found = size_of(stage, vocabulary_of(stage, job, store), base_of(stage, job, store))
     if found is not None:
         row["parameters"] = f"{found.parameters:,}"
         row["memory a worker"] = f"{found.worker_bytes / 1e6:,.0f} MB"
@@ -213,7 +213,7 @@ def check_memory(job: AnyJob, store: Any) -> None:
     for number, stage in enumerate(stages_of(job)):
         if stage.kind not in ("pretrain", "finetune") or stage.resources.gpus_per_worker:
             continue
-        found = size_of(stage, vocabulary_of(stage, job, store))
+        found = size_of(stage, vocabulary_of(stage, job, store), base_of(stage, job, store))
         needed = found.worker_bytes * stage.resources.least if found is not None else 0
         there = psutil.virtual_memory().total
         if needed * _SURELY > there and states(job, store)[number] == "run":
@@ -223,6 +223,25 @@ def check_memory(job: AnyJob, store: Any) -> None:
                 "take a smaller model or batch.micro_batch, divide the model with parallel.shard over more machines "
                 "(--address), or set activation_checkpointing: true",
             )
+
+
+def base_of(stage: Any, job: AnyJob, store: Any) -> Any:
+    """Returns the shape of the model that a training goes on from: of a stage of the job, else of a checkpoint in the
+    store; None where it is not known, as of a model of a hub.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from llmyard.models.config import ModelChoice
+
+    if stage.init is None:
+        return None
+    for other in stages_of(job):
+        if other.kind in ("pretrain", "finetune") and other.output == stage.init:
+            return other.model or base_of(other, job, store)
+    try:
+        return TypeAdapter(ModelChoice).validate_python(store.get(stage.init, "checkpoint").config.get("model"))
+    except (MissingArtifact, ValidationError):
+        return None
 
 
 def vocabulary_of(stage: Any, job: AnyJob, store: Any) -> int:

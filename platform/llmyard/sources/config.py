@@ -145,6 +145,8 @@ ExampleFormat = Literal[
     "crosswoz", "qmsum",
 ]  # fmt: skip
 # The tasks that a format's records are for; those of `jsonl` and `rows` are for any, in the task's own schema.
+# Of a sentence with two entities, or of the sentence alone: a relation is its label then.
+RELATIONS = ("relation_classification", "classification")
 FORMAT_TASKS: dict[str, tuple[str, ...]] = {
     "squad": ("question_answering",),
     "babi": ("question_answering",),
@@ -153,9 +155,9 @@ FORMAT_TASKS: dict[str, tuple[str, ...]] = {
     "sharegpt": ("dialogue", "instruction"),
     "sgd": ("dialogue",),
     "crosswoz": ("dialogue",),
-    "semeval": ("relation_classification",),
-    "finre": ("relation_classification",),
-    "fewrel": ("relation_classification",),
+    "semeval": RELATIONS,
+    "finre": RELATIONS,
+    "fewrel": RELATIONS,
     "conll": ("knowledge_graph",),
     "qmsum": ("summarization",),
 }

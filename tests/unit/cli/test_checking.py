@@ -36,6 +36,26 @@ def test_check_prints_a_plan_for_every_shipped_job(
         assert any(row.get("cost") for row in plan)
 
 
+def test_check_reckons_what_goes_on_from_a_base_of_the_same_job(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    batch = {"size": 8, "micro_batch": 8}
+    stages = [
+        {"kind": "prepare", "output": "c", "sources": [{"kind": "smallworld"}], "tokenizer": {"vocab_size": 500}},
+        {"kind": "pretrain", "output": "b", "shards": "c", "steps": 9, "sequence_length": 64, "batch": batch,
+         "model": {"family": "gpt2", "layers": 1, "hidden_size": 32, "heads": 2}},
+        {"kind": "finetune", "output": "t", "init": "b", "tokenizer": "c", "steps": 9, "batch": batch,
+         "task": {"kind": "translation", "max_source_tokens": 32, "max_target_tokens": 32},
+         "data": {"kind": "smallworld"}},
+    ]  # fmt: skip
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps({"kind": "pipeline", "name": "p", "stages": stages}), encoding="utf-8")
+    assert main(["check", str(job), "--storage", str(tmp_path / "store"), "--json"]) == 0
+    _, base, tuned = json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]
+    assert base["parameters"] == tuned["parameters"]
+    assert tuned["memory a worker"]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [("", "has no document"), ('{"text": "a"}\n{"text": 1}\nno\n', "2 of the first 3 records of source 'files'")],

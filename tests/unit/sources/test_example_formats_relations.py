@@ -181,3 +181,13 @@ def test_what_is_no_sentence_of_fewrel_is_quarantined(read_format: Any, content:
     records, (bad,) = read_format(content, "fewrel", TASK)
     assert not records
     assert reason in bad.reason
+
+
+def test_a_relation_is_the_label_of_its_sentence_where_no_entities_are_asked_for(read_format: Any) -> None:
+    lines = "甲公司\t乙公司\t收购\t甲公司收购了乙公司。\n丙\t丁\n".encode()
+    (record,), (bad,) = read_format(lines, "finre", "classification")
+    assert record == {"id": record["id"], "text": "甲公司收购了乙公司。", "label": "收购", "language": "zh"}
+    assert bad.record == 2
+    block = b'1\t"The <e1>fire</e1> came from a <e2>spark</e2>."\nCause-Effect(e2,e1)\n'
+    (record,), _ = read_format(block, "semeval", "classification")
+    assert (record["text"], record["label"]) == ("The fire came from a spark.", "Cause-Effect(e2,e1)")

@@ -10,7 +10,7 @@ import torch
 from llmyard.models.config import T5, Bert, EncoderDecoder, Gpt2, Llama, Model, TransformerXl
 from llmyard.models.families import build
 from llmyard.models.size import activation_bytes
-from llmyard.stages.config import Pretrain
+from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.sizing import size_of
 
 VOCAB, BATCH, LENGTH = 2000, 2, 96
@@ -82,3 +82,16 @@ def test_what_saves_memory_is_reckoned_with() -> None:
 def test_a_model_that_is_not_known_yet_has_no_size() -> None:
     assert size_of(job(), 0) is None
     assert size_of(job(model=None, init="other"), 100) is None
+
+
+def test_a_training_that_goes_on_is_as_large_as_its_base() -> None:
+    base = job().model
+    assert size_of(job(model=None, init="other"), 50_257, base) == size_of(job(), 50_257)
+    tuned = {"output": "t", "init": "b", "task": {"kind": "translation"}, "tokenizer": "c", "steps": 100,
+             "data": {"kind": "smallworld"}, "batch": {"size": 64, "micro_batch": 8}}  # fmt: skip
+    whole, beside = (
+        size_of(Finetune.model_validate(tuned | {"method": {"kind": kind}}), 50_257, base) for kind in ("full", "lora")
+    )
+    assert whole is not None
+    assert beside is not None
+    assert whole.worker_bytes - beside.worker_bytes == (16 + 12 - 4) * whole.parameters

@@ -8,13 +8,13 @@ from typing import Any
 
 from llmyard.core.errors import RequestError
 from llmyard.sources.batches import name_of
-from llmyard.sources.config import FORMAT_TASKS, HubExamples, Records
+from llmyard.sources.config import FORMAT_TASKS, RELATIONS, HubExamples, Records
 from llmyard.sources.example_formats.conversations import alpaca, messages, sharegpt
 from llmyard.sources.example_formats.entities import conll
 from llmyard.sources.example_formats.meetings import qmsum
 from llmyard.sources.example_formats.opening import document_of, is_list, rows_of, texts_of
 from llmyard.sources.example_formats.questions import babi, squad
-from llmyard.sources.example_formats.relations import fewrel, finre, semeval
+from llmyard.sources.example_formats.relations import fewrel, finre, labelled, semeval
 from llmyard.sources.example_formats.rows import rows, with_language
 from llmyard.sources.example_formats.states import crosswoz, sgd
 from llmyard.sources.records import BadRecord, Fault, Found, Record, is_unicode
@@ -37,6 +37,8 @@ def read_file(path: str, source: Records, task: str) -> Iterator[Record | BadRec
     """
     check_task(source, task)
     kind, found = _found(path, source, task)
+    if task == "classification" and FORMAT_TASKS.get(source.format) == RELATIONS:
+        found = labelled(found)
     yield from finished(found, path, name_of(path), source, task, kind)
 
 

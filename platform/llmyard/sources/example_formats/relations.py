@@ -32,6 +32,15 @@ def semeval(lines: Iterable[tuple[int, str | Fault]]) -> Iterator[Found]:
         yield _marked(block)
 
 
+def labelled(found: Iterable[Found]) -> Iterator[Found]:
+    """Yields sentences with their relation as ``label``, for a task that does not know the entities."""
+    for number, record in found:
+        if not isinstance(record, Fault):
+            kept = {key: record[key] for key in ("id", "text", "language") if key in record}
+            record = kept | {"label": record["relation"]}
+        yield number, record
+
+
 def _marked(block: list[tuple[int, str | Fault]]) -> Found:
     number = block[0][0]
     torn = next((line for _, line in block if isinstance(line, Fault)), None)
