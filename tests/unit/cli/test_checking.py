@@ -39,7 +39,7 @@ def test_check_prints_a_plan_for_every_shipped_job(
 def test_check_reckons_what_goes_on_from_a_base_of_the_same_job(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    batch = {"size": 8, "micro_batch": 8}
+    batch = {"size": 8, "micro_batch": 4}
     stages = [
         {"kind": "prepare", "output": "c", "sources": [{"kind": "smallworld"}], "tokenizer": {"vocab_size": 500}},
         {"kind": "pretrain", "output": "b", "shards": "c", "steps": 9, "sequence_length": 64, "batch": batch,
