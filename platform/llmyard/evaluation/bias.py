@@ -121,8 +121,6 @@ def measured(pairs: Sequence[Pair], first: Sequence[float], second: Sequence[flo
         raise DataError(f"{len(turned)} items have no spread to be drawn from", "ask about two or more")
     one, other = (_by_item(pairs, scores, turned) for scores in (first, second))
     found = paired_bootstrap(one, other, _mean_of_both, resamples=RESAMPLES, seed=seed)
-    assert found.low is not None
-    assert found.high is not None
     return Bias(
         found.difference,
         found.low,

@@ -144,8 +144,6 @@ def compared(first: Mapping[str, Measure], second: Mapping[str, Measure], name: 
     if one is None or other is None or one.statistics.shape != other.statistics.shape or len(one.statistics) < 2:
         return None
     found = paired_bootstrap(one.statistics, other.statistics, one.figure)
-    assert found.low is not None
-    assert found.high is not None
     return {"difference": found.difference, "low": found.low, "high": found.high, "p_value": found.p_value}
 
 

@@ -39,26 +39,6 @@ class AnswerScore:
     f1: float
 
 
-@dataclass(frozen=True, slots=True)
-class SplitScore:
-    """The scores of a set where some questions have no answer, as SQuAD 2.0 tells them (Rajpurkar et al. 2018).
-
-    Attributes:
-        total: Over all questions.
-        answerable: Over the questions that have an answer (``HasAns``); None where there is none.
-        unanswerable: Over those that have none (``NoAns``), where exact match and F1 are both the accuracy of saying
-            nothing; None where there is none.
-        answerable_count: Questions that have an answer.
-        unanswerable_count: Questions that have none.
-    """
-
-    total: AnswerScore
-    answerable: AnswerScore | None
-    unanswerable: AnswerScore | None
-    answerable_count: int
-    unanswerable_count: int
-
-
 def answer_scores(predicted: Sequence[str], expected: Sequence[Sequence[str]], language: str) -> AnswerScore:
     """The mean of each question's best score over its accepted answers.
 
@@ -86,25 +66,6 @@ def answer_scores_each(predicted: Sequence[str], expected: Sequence[Sequence[str
         exact = max(exact_match(said, one, language) for one in accepted)
         scores.append(AnswerScore(exact, max(f1(said, one, language) for one in accepted)))
     return scores
-
-
-def split_scores(predicted: Sequence[str], expected: Sequence[Sequence[str]], language: str) -> SplitScore:
-    """The scores of all questions, of those with an answer, and of those without.
-
-    Raises:
-        DataError: No answers, or another number of questions.
-    """
-    scores = answer_scores_each(predicted, expected, language)
-    has = [_accepted(given, language) != [""] for given in expected]
-    answerable = [score for score, answered in zip(scores, has, strict=True) if answered]
-    unanswerable = [score for score, answered in zip(scores, has, strict=True) if not answered]
-    return SplitScore(
-        _mean(scores),
-        _mean(answerable) if answerable else None,
-        _mean(unanswerable) if unanswerable else None,
-        len(answerable),
-        len(unanswerable),
-    )
 
 
 def normalized(answer: str, language: str) -> str:

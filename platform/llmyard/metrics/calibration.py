@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it says: calibration error, Brier score, negative log likelihood."""
+"""Whether a model is right as often as it says: reliability diagram, calibration error, Brier score."""
 
 from __future__ import annotations
 
@@ -72,70 +72,37 @@ def calibration_each(confidences: Numbers, correct: Sequence[bool] | Numbers, bi
 
 
 def calibration_figure(sums: F64) -> F64:
-    """Returns the calibration error of summed rows of :func:`calibration_each`; (..., bins + 1) to (...)."""
+    """Returns the calibration error of summed rows of :func:`calibration_each`; (..., bins + 1) to (...).
+
+    It is the mean distance of accuracy and confidence over bins, each by its examples (Guo et al. 2017); 0 to 1.
+    """
     return np.asarray(np.abs(sums[..., :-1]).sum(-1) / sums[..., -1])
 
 
-def expected_calibration_error(confidences: Numbers, correct: Sequence[bool] | Numbers, bins: int = BINS) -> float:
-    """Returns the mean distance of accuracy and confidence over bins, each by its examples (Guo et al. 2017); 0 to 1.
-
-    Raises:
-        DataError: As :func:`reliability`.
-    """
-    return float(calibration_figure(calibration_each(confidences, correct, bins).sum(0)))
-
-
-def brier_each(probabilities: Numbers | Sequence[Numbers], truths: Sequence[int] | I64) -> F64:
-    """Returns each example's squared distance of probabilities and truth (Brier 1950); (examples,).
+def brier_each(probabilities: Sequence[Numbers] | F64, truths: Sequence[int] | I64) -> F64:
+    """Returns each example's squared distance of probabilities and truth (Brier 1950), 0 to 2; (examples,).
 
     Args:
-        probabilities: (examples, classes): the sum over the classes, 0 to 2. Or (examples,), the probability that
-            something is so: a single square, 0 to 1, which is half of what two classes give.
-        truths: The class of each, or whether it is so (1 or 0).
+        probabilities: (examples, classes).
+        truths: The place of each example's true class.
 
     Raises:
         DataError: No examples, unequal numbers, probabilities that do not sum to 1, or a class that is not there.
     """
-    given, places = _probabilities(probabilities, truths)
-    if given.ndim == 1:
-        return np.asarray((given - places) ** 2)
+    given, places = np.asarray(probabilities, np.float64), np.asarray(truths, np.int64)
+    _refuse(len(given), len(places))
+    _refuse_outside(given)
+    classes = given.shape[1]
+    if not ((places >= 0) & (places < classes)).all():
+        raise DataError(f"a truth is outside of the {classes} classes", f"give places from 0 to {classes - 1}")
+    if (off := np.abs(given.sum(1) - 1)).max() > _SUM_TOLERANCE:
+        worst = int(off.argmax())
+        raise DataError(
+            f"the probabilities of example {worst} sum to {given[worst].sum():.4f}", "give those of a softmax"
+        )
     wrong = given.copy()
     wrong[np.arange(len(places)), places] -= 1
     return np.asarray((wrong**2).sum(1))
-
-
-def brier_score(probabilities: Numbers | Sequence[Numbers], truths: Sequence[int] | I64) -> float:
-    """Returns the mean of :func:`brier_each`; the lower the better.
-
-    Raises:
-        DataError: As :func:`brier_each`.
-    """
-    return float(brier_each(probabilities, truths).mean())
-
-
-def likelihood_each(probabilities: Numbers | Sequence[Numbers], truths: Sequence[int] | I64) -> F64:
-    """Returns minus the log of the probability that each truth got, in nats; infinite where it got 0.
-
-    Args:
-        probabilities: (examples, classes), or (examples,) as in :func:`brier_each`.
-        truths: The class of each, or whether it is so (1 or 0).
-
-    Raises:
-        DataError: As :func:`brier_each`.
-    """
-    given, places = _probabilities(probabilities, truths)
-    right = np.where(places, given, 1 - given) if given.ndim == 1 else given[np.arange(len(places)), places]
-    with np.errstate(divide="ignore"):
-        return np.asarray(-np.log(right))
-
-
-def negative_log_likelihood(probabilities: Numbers | Sequence[Numbers], truths: Sequence[int] | I64) -> float:
-    """Returns the mean of :func:`likelihood_each`, in nats an example.
-
-    Raises:
-        DataError: As :func:`brier_each`.
-    """
-    return float(likelihood_each(probabilities, truths).mean())
 
 
 def _bins(confidences: F64, bins: int) -> tuple[I64, F64]:
@@ -153,21 +120,6 @@ def _pairs(confidences: Numbers, correct: Sequence[bool] | Numbers) -> tuple[F64
     if not np.isin(right, (0, 1)).all():
         raise DataError("an example is neither right nor wrong", "give 1 or True for right, 0 or False for wrong")
     return sure, right
-
-
-def _probabilities(probabilities: Numbers | Sequence[Numbers], truths: Sequence[int] | I64) -> tuple[F64, I64]:
-    given, places = np.asarray(probabilities, np.float64), np.asarray(truths, np.int64)
-    _refuse(len(given), len(places))
-    _refuse_outside(given)
-    classes = given.shape[1] if given.ndim == 2 else 2
-    if not ((places >= 0) & (places < classes)).all():
-        raise DataError(f"a truth is outside of the {classes} classes", f"give places from 0 to {classes - 1}")
-    if given.ndim == 2 and (off := np.abs(given.sum(1) - 1)).max() > _SUM_TOLERANCE:
-        worst = int(off.argmax())
-        raise DataError(
-            f"the probabilities of example {worst} sum to {given[worst].sum():.4f}", "give those of a softmax"
-        )
-    return given, places
 
 
 def _refuse(examples: int, truths: int) -> None:

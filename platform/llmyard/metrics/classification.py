@@ -33,66 +33,6 @@ class Scores:
     f1: float
 
 
-@dataclass(frozen=True, slots=True)
-class LabelScores:
-    """A label's counts of examples: rightly guessed, guessed, and those that have it."""
-
-    right: int
-    guessed: int
-    wanted: int
-
-    @property
-    def precision(self) -> float:
-        """The share of the guesses that are right, 0 to 1."""
-        return self.right / self.guessed if self.guessed else 0.0
-
-    @property
-    def recall(self) -> float:
-        """The share of the label's examples that were found, 0 to 1."""
-        return self.right / self.wanted if self.wanted else 0.0
-
-    @property
-    def f1(self) -> float:
-        """The harmonic mean of precision and recall, 0 to 1."""
-        return 2 * self.right / (self.guessed + self.wanted) if self.right else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """How often each label was taken for which.
-
-    Attributes:
-        labels: All that occur on either side, sorted.
-        counts: (labels, labels); a row is what was wanted, a column what was guessed.
-    """
-
-    labels: tuple[str, ...]
-    counts: I64
-
-    @property
-    def accuracy(self) -> float:
-        """The share of examples on the diagonal, 0 to 1."""
-        return float(np.trace(self.counts) / self.counts.sum())
-
-    def by_label(self) -> dict[str, LabelScores]:
-        """Returns the counts of each label."""
-        columns = zip(np.diag(self.counts), self.counts.sum(0), self.counts.sum(1), strict=True)
-        return {label: LabelScores(*map(int, each)) for label, each in zip(self.labels, columns, strict=True)}
-
-
-def confusion(predicted: Sequence[str], expected: Sequence[str]) -> Confusion:
-    """Returns how often each label was taken for which.
-
-    Raises:
-        DataError: No labels, or unequal numbers of them.
-    """
-    refuse_unequal(predicted, expected)
-    labels = sorted({*predicted, *expected})
-    counts = np.zeros((len(labels), len(labels)), np.int64)
-    np.add.at(counts, (_places(expected, labels), _places(predicted, labels)), 1)
-    return Confusion(tuple(labels), counts)
-
-
 def accuracy_each(predicted: Sequence[str], expected: Sequence[str]) -> F64:
     """Returns 1 for each example that is right, else 0; (examples,).
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from llmyard.core.errors import DataError
 from llmyard.metrics.measure import refuse_unequal
 from llmyard.metrics.summaries import units_of
-from llmyard.metrics.triples import PrecisionRecall
 
 F64 = npt.NDArray[np.float64]
 State = Mapping[str, str | Sequence[str]]
@@ -78,32 +77,16 @@ def slots_each(predicted: Sequence[State], expected: Sequence[State]) -> F64:
     return np.array(rows, np.float64)
 
 
-def slot_scores(predicted: Sequence[State], expected: Sequence[State]) -> PrecisionRecall:
-    """Returns precision, recall and F1 of slots with their values, summed over all turns.
-
-    Raises:
-        DataError: No turns, or unequal numbers of them.
-    """
-    return PrecisionRecall(*map(int, slots_each(predicted, expected).sum(0)))
-
-
 def joint_goal_each(predicted: Sequence[State], expected: Sequence[State]) -> F64:
     """Returns 1 for each turn of which all slots are right and none is missing or too many, else 0; (turns,).
+
+    A state that is rightly empty is right.
 
     Raises:
         DataError: No turns, or unequal numbers of them.
     """
     rows = slots_each(predicted, expected)
     return np.asarray((rows[:, 0] == rows[:, 1]) & (rows[:, 0] == rows[:, 2]), np.float64)
-
-
-def joint_goal_accuracy(predicted: Sequence[State], expected: Sequence[State]) -> float:
-    """Returns the share of turns whose whole state is right, 0 to 1; a state that is rightly empty is right.
-
-    Raises:
-        DataError: No turns, or unequal numbers of them.
-    """
-    return float(joint_goal_each(predicted, expected).mean())
 
 
 def _filled(state: State) -> dict[str, list[str]]:

@@ -49,16 +49,16 @@ class Comparison:
     Attributes:
         difference: Over all examples.
         p_value: How often a difference this large, either way, is chance when the systems are equally good.
-        low: Lower end of the difference's confidence interval; None where the test has none.
+        low: Lower end of the difference's confidence interval.
         high: Upper end.
-        wins: The share of resamples in which the first is better, ties half (Koehn 2004 reports this); None as above.
+        wins: The share of resamples in which the first is better, ties half (Koehn 2004 reports this).
     """
 
     difference: float
     p_value: float
-    low: float | None = None
-    high: float | None = None
-    wins: float | None = None
+    low: float
+    high: float
+    wins: float
 
 
 def bootstrap(
@@ -126,43 +126,6 @@ def paired_bootstrap(
     low, high = _ends(found, confidence)
     wins = float((found > _TIE).mean() + (np.abs(found) <= _TIE).mean() / 2)
     return Comparison(difference, _share(strayed), low, high, wins)
-
-
-def paired_randomisation(
-    first: Sequence[float] | F64,
-    second: Sequence[float] | F64,
-    figure: Figure | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Returns the difference of two systems and its p-value by approximate randomisation (Noreen 1989; Riezler and
-    Maxwell 2005).
-
-    Equally good systems could swap their outputs of any example: the p-value is how often swapping half of them at
-    random makes a difference as large, either way. It assumes less than the bootstrap, and gives no interval.
-
-    Args:
-        first: Scores of the first system, as in :func:`bootstrap`.
-        second: Those of the second, in the same order of examples.
-        figure: From summed rows to the figure; None is the mean of the numbers.
-        resamples: How many times the outputs are swapped at random; the p-value is at least 1 / (resamples + 1).
-        seed: Of the swaps.
-
-    Raises:
-        DataError: As :func:`bootstrap`, or scores of different shapes.
-    """
-    one, other, of = _pair(first, second, figure)
-    _refuse_odds(resamples, 0.5)
-    all_one, all_other = one.sum(0), other.sum(0)
-    difference = float(of(all_one) - of(all_other))
-    draw = np.random.default_rng(seed)
-    larger = []
-    for count in _portions(len(one), resamples):
-        swapped = draw.integers(0, 2, (count, len(one)), np.int8).astype(np.float64)
-        moved = swapped @ (other - one)
-        larger.append(np.abs(of(all_one + moved) - of(all_other - moved)) >= abs(difference) - _TIE)
-    return Comparison(difference, _share(np.concatenate(larger)))
 
 
 def _resampled(rows: F64, resamples: int, seed: int) -> list[F64]:

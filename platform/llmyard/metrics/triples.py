@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 from llmyard.metrics.measure import refuse_unequal
 
-Triple = tuple[str, str, str]
-Span = tuple[int, int, str]
-
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecall:
@@ -54,28 +51,3 @@ def micro(predicted: Sequence[Iterable[Hashable]], expected: Sequence[Iterable[H
     return PrecisionRecall(
         sum(len(p & e) for p, e in pairs), sum(len(p) for p, _ in pairs), sum(len(e) for _, e in pairs)
     )
-
-
-def triple_scores(predicted: Sequence[Iterable[Triple]], expected: Sequence[Iterable[Triple]]) -> PrecisionRecall:
-    """Micro scores of (subject, relation, object) triples; a triple counts when all three are equal, spaces
-    around them aside.
-
-    Raises:
-        DataError: No documents, or another number of expected ones.
-    """
-    return micro([[stripped(t) for t in one] for one in predicted], [[stripped(t) for t in one] for one in expected])
-
-
-def entity_scores(predicted: Sequence[Iterable[Span]], expected: Sequence[Iterable[Span]]) -> PrecisionRecall:
-    """Micro scores of entity spans (start, end, type); a span counts when all three are equal.
-
-    Raises:
-        DataError: No documents, or another number of expected ones.
-    """
-    return micro(predicted, expected)
-
-
-def stripped(triple: Triple) -> Triple:
-    """The triple without spaces around its parts."""
-    subject, relation, thing = triple
-    return subject.strip(), relation.strip(), thing.strip()

@@ -207,15 +207,6 @@ def overlap_answer(question: str, context: str, language: str) -> Answer:
     return Answer(context[low:high], low)
 
 
-def majority_values(states: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Returns each slot's commonest value of those turns that fill it; the floor where the slots in use are given.
-
-    Raises:
-        DataError: There are no turns.
-    """
-    return {slot: majority_label(values) for slot, values in _values(states).items()}
-
-
 def majority_state(states: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Returns the slots that more than half of the turns fill, with their commonest values: one state for all turns.
 

@@ -82,13 +82,21 @@ class Labelling(Writing):
         return Choice(str(found["label"]), dict(found["shares"]))
 
     def common_measures(self, predictions: Sequence[Choice], records: Sequence[Record]) -> dict[str, Measure]:
-        """Returns ``calibration_error`` of a model that labels, ``invalid`` of one that writes."""
-        from llmyard.metrics.calibration import calibration_each, calibration_figure
+        """Returns ``calibration_error`` and ``brier`` of a model that labels, ``invalid`` of one that writes.
+
+        ``brier`` is the mean squared distance between the probabilities and the truth, summed over the labels (Brier
+        1950); 0 to 2, lower is better. A true label that the model does not know has the probability 0. The figure is
+        there where every prediction has probabilities: an answer that a model behind a URL refused has none.
+        """
+        from llmyard.metrics.calibration import brier_each, calibration_each, calibration_figure
 
         if any(each.shares for each in predictions):
             sure = [max(each.shares.values(), default=1.0) for each in predictions]
             right = [each.label == self.label(record) for each, record in zip(predictions, records, strict=True)]
-            return {"calibration_error": Measure(calibration_each(sure, right), calibration_figure)}
+            found = {"calibration_error": Measure(calibration_each(sure, right), calibration_figure)}
+            if all(each.shares for each in predictions):
+                found["brier"] = mean(brier_each(*_shares_and_truths(predictions, [*map(self.label, records)])))
+            return found
         known = {self.label(record) for record in records}
         return {"invalid": mean([float(each.label not in known) for each in predictions])}
 
@@ -96,6 +104,14 @@ class Labelling(Writing):
         """Returns which label was taken for which, or "right"."""
         wanted = self.label(record)
         return "right" if prediction.label == wanted else f"{wanted} → {prediction.label[:40] or '∅'}"
+
+
+def _shares_and_truths(predictions: Sequence[Choice], wanted: Sequence[str]) -> tuple[list[list[float]], list[int]]:
+    """Returns each prediction's probabilities of all labels, guessed or true, and the place of its true label."""
+    labels = sorted({*wanted, *(label for each in predictions for label in each.shares)})
+    places = {label: place for place, label in enumerate(labels)}
+    shares = [[each.shares.get(label, 0.0) for label in labels] for each in predictions]
+    return shares, [places[label] for label in wanted]
 
 
 def language_of_texts(texts: Sequence[str]) -> str:

@@ -201,15 +201,6 @@ def recall_each(found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]
     )
 
 
-def recall_at(found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], k: int) -> float:
-    """Returns the mean of :func:`recall_each`, 0 to 1; with one wanted passage a query, how often it is found.
-
-    Raises:
-        DataError: As :func:`recall_each`.
-    """
-    return float(recall_each(found, wanted, k).mean())
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """The postings of a batch, sorted by term, in files of plain numbers.

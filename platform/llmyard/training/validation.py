@@ -15,14 +15,17 @@ from llmyard.training.streams import Stream
 def validate(
     layout: Layout, stream: Stream, config: Training, limit: int, beat: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Returns the mean figures over (at most ``limit``) samples in the stream's order, each worker taking its share.
+    """Returns the mean figures over (at most ``limit``) samples, each worker taking its share.
 
-    A stream that remembers is read by one worker: what comes before decides what it says of the next. ``beat`` is
-    called after each batch: a validation may take long.
+    They are spread over all of the stream, whose first ones may be of one kind, such as the first file's. A stream that
+    remembers is read from its beginning, and by one worker: what comes before decides what it says of the next.
+    ``beat`` is called after each batch: a validation may take long.
     """
     model, readers = layout.model, layout.readers
     model.eval()
-    count = min(stream.order.samples_per_epoch, limit)
+    there = stream.order.samples_per_epoch
+    count = min(there, limit)
+    samples = range(count) if stream.objective.remembers else [at * there // count for at in range(count)]
     size = config.batch.micro_batch
     rank, world = (readers.rank, readers.world) if not stream.objective.remembers else (0, 1)
     sums: dict[str, tuple[float, float]] = {}
@@ -32,7 +35,7 @@ def validate(
             break
         # Workers that share weights make the same number of passes; what is beyond the end is read for nothing.
         first = at if at < count else 0
-        batch = stream.batch([stream.order[sample] for sample in range(first, min(first + size, count))])
+        batch = stream.batch([stream.order[sample] for sample in samples[first : first + size]])
         found = stream.objective.measures(model, {name: tensor.to(layout.device) for name, tensor in batch.items()})
         beat()
         for name, (value, weight) in found.items() if at < count else ():

@@ -22,7 +22,6 @@ from llmyard.metrics.answers import (
     exact_match,
     f1,
     normalized,
-    split_scores,
 )
 
 CMRC = Path(__file__).resolve().parents[4] / "shared/data/cmrc2018/cmrc2018_dev.json"
@@ -79,14 +78,14 @@ def test_each_question_has_its_scores() -> None:
     assert answer_scores(said, right, "en") == AnswerScore(2 / 3, 2 / 3)
 
 
-def test_questions_with_and_without_an_answer_are_told_apart() -> None:
-    found = split_scores(["科拉镇", "在科拉镇", "", "马洛"], [["科拉镇"], ["科拉镇"], [], ["。"]], "zh")
-    assert (found.answerable_count, found.unanswerable_count) == (2, 2)
-    assert found.answerable == AnswerScore(1 / 2, (1 + 6 / 7) / 2)
-    assert found.unanswerable == AnswerScore(1 / 2, 1 / 2)
-    assert found.total == AnswerScore(2 / 4, pytest.approx((1 + 6 / 7 + 1) / 4))
-    assert split_scores(["a b"], [["b"]], "en").unanswerable is None
-    assert split_scores([""], [[]], "en").answerable is None
+def test_questions_with_and_without_an_answer() -> None:
+    said, right = ["科拉镇", "在科拉镇", "", "马洛"], [["科拉镇"], ["科拉镇"], [], ["。"]]
+    # Signs alone are no answer: what is said there is wrong.
+    assert answer_scores_each(said, right, "zh") == [
+        AnswerScore(1, 1), AnswerScore(0, pytest.approx(6 / 7)), AnswerScore(1, 1), AnswerScore(0, 0),
+    ]  # fmt: skip
+    assert answer_scores(said, right, "zh") == AnswerScore(2 / 4, pytest.approx((1 + 6 / 7 + 1) / 4))
+    assert answer_scores_each([""], [["。"]], "zh") == [AnswerScore(1, 1)]
 
 
 def squad(said: str, wanted: str) -> tuple[float, float]:
@@ -144,9 +143,8 @@ def test_chinese_is_cmrcs_rule_on_real_answers() -> None:
 def test_refusals() -> None:
     with pytest.raises(DataError, match="are the text"):
         answer_scores(["a"], ["a"], "en")
-    for scores in (answer_scores_each, split_scores):
-        with pytest.raises(DataError, match="no hypotheses"):
-            scores([], [], "zh")
+    with pytest.raises(DataError, match="no hypotheses"):
+        answer_scores_each([], [], "zh")
     with pytest.raises(DataError):
         answer_scores([], [], "en")
     with pytest.raises(DataError):

@@ -9,30 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmyard.core.errors import DataError
-from llmyard.metrics.triples import PrecisionRecall, entity_scores, micro, triple_scores
+from llmyard.metrics.triples import PrecisionRecall, micro
 
 A, B, C = ("马洛", "works_at", "蒂博工厂"), ("Malo", "lives_in", "Kora Town"), ("Dena", "founded", "Kora Bank")
 
 
 def test_micro_average_by_hand() -> None:
-    scores = triple_scores([[A, B, B], []], [[A], [B, C]])
+    scores = micro([[A, B, B], []], [[A], [B, C]])
     assert (scores.correct, scores.predicted, scores.expected) == (1, 2, 3)
     assert scores.precision == 1 / 2
     assert scores.recall == 1 / 3
     assert scores.f1 == pytest.approx(2 / 5)
 
 
-def test_documents_are_kept_apart_and_spaces_are_not() -> None:
-    assert triple_scores([[A], [B]], [[B], [A]]).f1 == 0
-    assert triple_scores([[(" 马洛", "works_at", "蒂博工厂 ")]], [[A]]).f1 == 1
+def test_documents_are_kept_apart() -> None:
+    assert micro([[A], [B]], [[B], [A]]).f1 == 0
 
 
 def test_direction_matters() -> None:
-    assert triple_scores([[(A[2], A[1], A[0])]], [[A]]).f1 == 0
+    assert micro([[(A[2], A[1], A[0])]], [[A]]).f1 == 0
 
 
 def test_spans_count_with_their_type() -> None:
-    scores = entity_scores([[(0, 2, "person"), (3, 7, "place")]], [[(0, 2, "person"), (3, 7, "organization")]])
+    scores = micro([[(0, 2, "person"), (3, 7, "place")]], [[(0, 2, "person"), (3, 7, "organization")]])
     assert (scores.precision, scores.recall, scores.f1) == (0.5, 0.5, 0.5)
 
 
@@ -54,7 +53,7 @@ def test_spans_score_as_seqeval_scores_their_tags() -> None:
 
     wanted = [spans() for _ in range(100)]
     said = [each if draw.random() < 0.5 else spans() for each in wanted]
-    found = entity_scores(said, wanted)
+    found = micro(said, wanted)
     tags = [tagged(each) for each in wanted], [tagged(each) for each in said]
     assert found.precision == pytest.approx(seqeval.precision_score(*tags))
     assert found.recall == pytest.approx(seqeval.recall_score(*tags))
@@ -66,15 +65,15 @@ def test_spans_score_as_seqeval_scores_their_tags() -> None:
     [([], [], 1, 1, 1), ([A], [], 0, 1, 0), ([], [A], 0, 0, 0)],
 )
 def test_empty_cases(predicted: list, expected: list, precision: float, recall: float, f1: float) -> None:  # type: ignore[type-arg]
-    scores = triple_scores([predicted], [expected])
+    scores = micro([predicted], [expected])
     assert (scores.precision, scores.recall, scores.f1) == (precision, recall, f1)
 
 
 def test_no_documents_are_refused() -> None:
     with pytest.raises(DataError):
-        triple_scores([], [])
+        micro([], [])
     with pytest.raises(DataError):
-        entity_scores([[]], [[], []])
+        micro([[]], [[], []])
 
 
 documents = st.lists(

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from llmyard.core.errors import DataError
 from llmyard.metrics.answers import answer_scores
 from llmyard.metrics.classification import accuracy, micro, semeval
-from llmyard.metrics.dialogue import joint_goal_accuracy
+from llmyard.metrics.dialogue import joint_goal_each
 from llmyard.tasks.floors import (
     answer_kind,
     lead,
     majority_label,
     majority_state,
-    majority_values,
     naive_bayes,
     overlap_answer,
     sentence_spans,
@@ -208,13 +207,12 @@ def test_answers_stand_in_the_context(question: str, context: str) -> None:
 
 def test_majority_states() -> None:
     states = [{"area": "North"}, {"area": "north", "名称": "７天"}, {"area": "south", "时间": ""}, {}]
-    assert majority_values(states) == {"area": "north", "名称": "7天"}
     assert majority_state(states) == {"area": "north"}
-    assert joint_goal_accuracy([majority_state(states)] * 4, states) == 1 / 4
+    assert majority_state(states[1:2]) == {"area": "north", "名称": "7天"}
+    assert joint_goal_each([majority_state(states)] * 4, states).tolist() == [1, 0, 0, 0]
     assert majority_state([{}, {}]) == {}
-    for floor in (majority_values, majority_state):
-        with pytest.raises(DataError, match="no turns"):
-            floor([])
+    with pytest.raises(DataError, match="no turns"):
+        majority_state([])
 
 
 def finre(name: str) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Classification, RelationClassification
@@ -103,6 +104,46 @@ def test_confidence_is_measured_where_there_is_some() -> None:
     assert written["invalid"].value == 0.5
     assert task.bucket(sure[0], TEXTS[1]) == "bad → good"
     assert task.bucket(sure[0], TEXTS[0]) == "right"
+
+
+def test_brier_is_the_squared_distance_of_probabilities_and_truth() -> None:
+    task = task_of(Classification(), "bert")
+    wanted, classes = ["好", "bad", "差"], ["bad", "好", "差"]
+    shares = [[0.2, 0.7, 0.1], [0.5, 0.1, 0.4], [0.6, 0.3, 0.1]]
+    records = [{"text": "很好看", "label": label} for label in wanted]
+    guesses = [
+        Choice(max(classes, key=dict(zip(classes, row, strict=True)).__getitem__), dict(zip(classes, row, strict=True)))
+        for row in shares
+    ]
+    found = task.measures(guesses, records)["brier"]
+    by_hand = [0.04 + 0.09 + 0.01, 0.25 + 0.01 + 0.16, 0.36 + 0.09 + 0.81]
+    assert found.statistics.tolist() == [[pytest.approx(each), 1] for each in by_hand]
+    assert found.value == pytest.approx(sum(by_hand) / 3)
+    assert found.value == pytest.approx(brier_score_loss(wanted, shares, labels=classes, scale_by_half=False))
+    # As all labels alike would, and as saying the truth would.
+    even = [Choice("bad", dict.fromkeys(classes, 1 / 3))] * 3
+    assert task.measures(even, records)["brier"].value == pytest.approx(2 / 3)
+    assert task.measures([Choice(label, {label: 1.0}) for label in wanted], records)["brier"].value == 0
+
+
+def test_brier_of_a_label_that_the_model_does_not_know() -> None:
+    task = task_of(Classification(), "bert")
+    records = [{"text": "一般", "label": "中"}, {"text": "很好看", "label": "好"}]
+    guesses = [Choice("好", {"好": 0.6, "bad": 0.4}), Choice("好", {"好": 0.9, "bad": 0.1})]
+    found = task.measures(guesses, records)["brier"].value
+    assert found == pytest.approx(((0.36 + 0.16 + 1) + (0.01 + 0.01)) / 2)
+    theirs = brier_score_loss(
+        ["中", "好"], [[0.4, 0.0, 0.6], [0.1, 0.0, 0.9]], labels=["bad", "中", "好"], scale_by_half=False
+    )
+    assert found == pytest.approx(theirs)
+
+
+def test_brier_needs_the_probabilities_of_every_answer() -> None:
+    task = task_of(Classification(), "bert")
+    some = task.measures([Choice("good", {"good": 0.9, "bad": 0.1}), Choice("")], TEXTS[:2])
+    assert "calibration_error" in some
+    assert "brier" not in some
+    assert "brier" not in task_of(Classification(), "gpt2").measures([Choice("good"), Choice("bad")], TEXTS[:2])
 
 
 @pytest.mark.parametrize("change", [{"relation": ""}, {"subject": {"text": "马", "start": 1, "end": 2}}, {"text": 3}])
