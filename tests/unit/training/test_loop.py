@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -162,6 +162,24 @@ def test_training_lowers_the_loss_and_validation_agrees_with_a_loop(folder: Path
             total, targets = total + float(objective.loss(run.model, batch)), targets + objective.targets(batch)
     found = validate(Layout(run.model), held_out(view), config_of(), 512)
     assert found == {"loss": pytest.approx(total / targets, abs=1e-5)}
+
+
+def test_a_validation_of_some_samples_is_spread_over_all(folder: Path) -> None:
+    run = Run(folder, config_of(steps=1))
+    view = PackedView(ShardSet(folder, "validation"), LENGTH)
+    read: list[int] = []
+
+    class Noting:
+        rows = view.rows
+
+        def __call__(self, shard: int, row: int, epoch: int = 0) -> Any:
+            read.append(row)
+            return view(shard, row, epoch)
+
+    validate(Layout(run.model), held_out(cast(Any, Noting())), config_of(), 3)
+    rows = view.rows[0]
+    assert rows > 6
+    assert read == [0, rows // 3, 2 * rows // 3]
 
 
 class Breaks(CausalLmObjective):
