@@ -134,7 +134,7 @@ def test_over_long_pairs_are_left_out_to_the_token(tokenizer: Tokenizer) -> None
         (GRAPH, FACT, {"entities": [{"text": "马洛", "type": "person", "start": 1, "end": 3}]}),
         (GRAPH, FACT, {"triples": [{"subject": "马洛", "relation": "lives_in", "object": "别处"}]}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_bad_records_are_refused_with_a_remedy(task: Any, record: dict[str, Any], change: dict[str, Any]) -> None:
     assert task.check(record) is record
