@@ -233,7 +233,7 @@ def base_of(stage: Any, job: AnyJob, store: Any) -> Any:
 
     from llmyard.models.config import ModelChoice
 
-    if stage.init is None:
+    if stage.init is None or hub_models(stage):
         return None
     for other in stages_of(job):
         if other.kind in ("pretrain", "finetune") and other.output == stage.init:
