@@ -233,9 +233,12 @@ def base_of(stage: Any, job: AnyJob, store: Any) -> Any:
 
     from llmyard.models.config import ModelChoice
 
-    if stage.init is None or hub_models(stage):
+    if stage.init == "scratch" or hub_models(stage):
         return None
-    for other in stages_of(job):
+    stages = list(stages_of(job))
+    before = stages[: next(at for at, each in enumerate(stages) if each is stage)]
+    # Only an earlier stage is meant: one that goes on from its own name means what the store has.
+    for other in reversed(before):
         if other.kind in ("pretrain", "finetune") and other.output == stage.init:
             return other.model or base_of(other, job, store)
     try:

@@ -27,7 +27,7 @@ from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
 from llmyard.stages.stage import Made, Making
 
-REVISION = 5
+REVISION = 6
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ExampleSource)
 
 

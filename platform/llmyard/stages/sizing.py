@@ -51,7 +51,7 @@ def size_of(stage: Pretrain | Finetune, vocab_size: int, base: Model | None = No
     if isinstance(stage, Pretrain) and stage.objective.kind == "skip_gram":
         used = weights_a_token(model.hidden_size, stage.objective.window, stage.objective.negatives)
     parallel = stage.parallel
-    is_whole = not isinstance(stage, Finetune) or stage.method.kind == "full"
+    is_whole = not isinstance(stage, Finetune) or stage.method.kind in ("full", "frozen")
     held = training_bytes(parameters) if is_whole else _FROZEN_BYTES * parameters
     if is_whole and not stage.resources.gpus_per_worker:
         held += _COPIED_BYTES * parameters

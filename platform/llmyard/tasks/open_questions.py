@@ -12,6 +12,7 @@ from typing import Any
 
 from llmyard.metrics.measure import Measure, mean
 from llmyard.tasks.passages import Passage
+from llmyard.tasks.question_answering import ANSWER
 from llmyard.tasks.task import Record
 
 # What stands in the record of an answered question.
@@ -113,13 +114,16 @@ def asked_anew(record: Record, disturbed: Record) -> Record:
 
 
 def best_part(parts: Sequence[Sequence[Mapping[str, Any]]]) -> int:
-    """Returns the place of the part with the best scored span, of equal ones the first; 0 where there is no span.
+    """Returns the place of the part with the best scored answer, of equal ones the first; 0 where there is none.
 
     Args:
         parts: For each passage what was found in its windows, as :class:`~llmyard.tasks.task.Annotation` in JSON.
     """
     best = [
-        max((float(entity["score"]) for found in part for entity in found["entities"]), default=float("-inf"))
+        max(
+            (float(each["score"]) for found in part for each in found["entities"] if each["type"] == ANSWER),
+            default=float("-inf"),
+        )
         for part in parts
     ]
     return max(range(len(best)), key=best.__getitem__)

@@ -144,6 +144,8 @@ class ExtractedAnswers(_Answers, Tagging):
     it is tagged too: steps from one fact to the next are hardly learned from answers alone.
     """
 
+    revision = 3
+
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from zlib import crc32
 
+from llmyard.core.errors import DataError
 from llmyard.metrics.summaries import overlap_f1, units_of
 from llmyard.tasks.floors import by_overlap, placed_units, sentence_features, sentence_spans
 from llmyard.tasks.task import Marked
@@ -104,8 +105,16 @@ def joined(text: str, scores: Sequence[float], count: int, language: str) -> str
         scores: Of its :func:`sentences`.
         count: Sentences of the result at most.
         language: "zh" or another.
+
+    Raises:
+        DataError: There are more or fewer scores than sentences.
     """
     spans = sentences(text)
+    if len(scores) != len(spans):
+        raise DataError(
+            f"{len(scores)} scores are given for {len(spans)} sentences",
+            "evaluate with the `task` that the model was tuned with: focus_characters decides what is read",
+        )
     taken: list[int] = []
     kept: list[set[str]] = []
     for at in sorted(range(len(spans)), key=lambda at: (-scores[at], at)):

@@ -198,7 +198,9 @@ class ChosenSentences(Summaries, Tagging):
         return {}
 
     def prediction(self, record: Record, answer: Any) -> str:
-        """Returns the likeliest sentences, in the order of the text."""
+        """Returns the likeliest sentences, in the order of the text; "" for a case that was refused."""
+        if not any(each["shares"] for each in answer):
+            return ""
         scores = [float(each["shares"][CHOSEN]) for each in answer]
         return joined(self.read(record), scores, self._config.sentences, record["language"])
 

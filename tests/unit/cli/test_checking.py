@@ -9,6 +9,7 @@ import pytest
 
 from llmyard.cli.main import main
 from llmyard.cli.shell import shell
+from llmyard.core.errors import MissingArtifact
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -54,6 +55,21 @@ def test_check_reckons_what_goes_on_from_a_base_of_the_same_job(
     _, base, tuned = json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]
     assert base["parameters"] == tuned["parameters"]
     assert tuned["memory a worker"]
+
+
+def test_a_training_that_goes_on_from_its_own_name_means_what_the_store_has() -> None:
+    from llmyard.cli.jobs import base_of
+    from llmyard.stages.config import job_adapter
+
+    class Empty:
+        def get(self, name: str, kind: str) -> None:
+            raise MissingArtifact(f"there is no {kind} {name}", "make it")
+
+    job = job_adapter().validate_python(
+        {"kind": "finetune", "output": "chat", "init": "chat", "tokenizer": "c", "steps": 9,
+         "batch": {"size": 8, "micro_batch": 4}, "task": {"kind": "translation"}, "data": {"kind": "smallworld"}}
+    )  # fmt: skip
+    assert base_of(job, job, Empty()) is None
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_what_was_not_read_is_not_cited() -> None:
 
 
 def spans(*scores: float) -> list[dict[str, Any]]:
-    return [{"entities": [{"text": "nine", "score": score}], "triples": []} for score in scores]
+    return [{"entities": [{"text": "nine", "type": "answer", "score": score}], "triples": []} for score in scores]
 
 
 def test_a_span_is_cited_where_it_stands_and_not_where_its_words_stand_too() -> None:
@@ -145,6 +145,8 @@ def test_a_span_is_cited_where_it_stands_and_not_where_its_words_stand_too() -> 
     assert question.answered("nine", 2, place)[CITED] == "towns#1"
     assert question.answered("", 2, place)[CITED] is None
     assert best_part([spans(1.0), spans(1.0), []]) == 0  # as the first of equal spans is the answer
+    evidence = [{"entities": [{"text": "It has nine.", "type": "evidence", "score": 0.0}], "triples": []}]
+    assert best_part([evidence, spans(-1.0)]) == 1  # evidence is no answer, however little sure that is
 
 
 def test_questions_about_one_text_are_known_by_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmyard.core.errors import DataError
 from llmyard.metrics.summaries import rouge
 from llmyard.tasks.config import Summarization
 from llmyard.tasks.labelling import parts_of
@@ -137,3 +138,12 @@ def test_what_is_learned_is_what_is_asked(language: str) -> None:
     assert task.prediction(record, answer) == joined(text, [0, 0, 1, 0, 1], 2, language)
     (none,) = task.encode([{**record, "summary": "zzz"}], tokenizer, labels)
     assert none is None
+
+
+def test_a_refused_text_has_no_summary_and_scores_of_other_sentences_are_refused() -> None:
+    task = summarization(Summarization(sentences=2), "encoder")
+    record = {"text": ENGLISH, "summary": "It rose.", "language": "en"}
+    assert task.prediction(record, [{"label": "", "shares": {}}]) == ""
+    scored = [{"label": CHOSEN, "shares": {CHOSEN: 0.9, OTHER: 0.1}}] * 9
+    with pytest.raises(DataError, match="9 scores are given for 5 sentences"):
+        task.prediction(record, scored)
