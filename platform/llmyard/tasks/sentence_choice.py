@@ -125,5 +125,19 @@ def joined(text: str, scores: Sequence[float], count: int, language: str) -> str
         kept.append(words)
         if len(taken) == count:
             break
-    joint = "" if language == "zh" else " "
-    return joint.join(text[slice(*spans[at])] for at in sorted(taken))
+    return in_order(text, taken, language)
+
+
+def nearest(text: str, query: str, language: str, count: int) -> str:
+    """Returns the sentences that share most with a query, in the order of the text."""
+    near = by_overlap(
+        [sentence_features(text[low:high], language) for low, high in sentences(text)],
+        sentence_features(query, language),
+    )
+    return in_order(text, near[:count], language)
+
+
+def in_order(text: str, places: Sequence[int], language: str) -> str:
+    """Returns the sentences at some places, in the order of the text."""
+    spans = sentences(text)
+    return ("" if language == "zh" else " ").join(text[slice(*spans[at])] for at in sorted(places))

@@ -14,8 +14,8 @@ from llmyard.tasks.sentence_choice import (
     COMMON,
     joined,
     marked_sentences,
+    nearest,
     passed_over,
-    sentences,
     summary_sentences,
 )
 from llmyard.tasks.tagging import Tagging
@@ -105,7 +105,9 @@ class Summaries:
             "TextRank": [textrank(record["text"], usual, record["language"]) for record in test],
         }
         if any(record.get("query") for record in test):
-            found["sentences with most words of the query"] = [_nearest(record, usual) for record in test]
+            found["sentences with most words of the query"] = [
+                nearest(record["text"], str(record.get("query") or ""), record["language"], usual) for record in test
+            ]
         name = max(found, key=lambda each: self.measures(found[each], test)[self.metric].value)
         return name, found[name]
 
@@ -203,13 +205,3 @@ class ChosenSentences(Summaries, Tagging):
             return ""
         scores = [float(each["shares"][CHOSEN]) for each in answer]
         return joined(self.read(record), scores, self._config.sentences, record["language"])
-
-
-def _nearest(record: Record, count: int) -> str:
-    """Returns the sentences that share most with the query, in the order of the text."""
-    from llmyard.tasks.floors import by_overlap, sentence_features
-
-    text, language = record["text"], record["language"]
-    spans, asked = sentences(text), sentence_features(str(record.get("query") or ""), language)
-    near = by_overlap([sentence_features(text[low:high], language) for low, high in spans], asked)
-    return ("" if language == "zh" else " ").join(text[slice(*spans[at])] for at in sorted(near[:count]))

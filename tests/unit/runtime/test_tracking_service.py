@@ -1,8 +1,9 @@
-"""A run that ends while it is still being opened."""
+"""Runs that are opened and ended at the same time."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,47 +40,65 @@ class SlowGateway:
         """Nothing is held."""
 
 
-def test_a_run_that_is_opened_while_it_is_settled_stays_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Begun:
+    """A service with a run that a driver has begun."""
+
+    service: TrackingService
+    gateway: SlowGateway
+    folder: RunFolder
+    token: str
+
+    def thread(self, method: str) -> tuple[threading.Thread, list[Any]]:
+        """Calls a method with the run's token beside this thread; what it answers, or raises, is put in the list."""
+        said: list[Any] = []
+
+        def call() -> None:
+            try:
+                said.append(getattr(self.service, method)(self.token))
+            except TrackingUnavailable as error:
+                said.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        return thread, said
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
     monkeypatch.setattr(tracking_service, "MlflowGateway", SlowGateway)
     service = TrackingService("memory", None, tmp_path, background=False)
     gateway: Any = service._gateway
     spec = RunSpec(token="shards/x@1", name="x", experiment="llmyard", owner="me")
     folder = RunFolder(tmp_path, spec.token)
     folder.begin("memory", spec)
-    folder.end("FAILED", {})
-    settles = threading.Thread(target=service.settle, args=(spec.token,))
-    settles.start()
-    assert gateway.opening.wait(30)  # the run is not known yet: it is made, to be ended
+    return Begun(service, gateway, folder, spec.token)
 
-    def late() -> None:
-        with pytest.raises(TrackingUnavailable):
-            service.open(spec.token)
 
-    opens = threading.Thread(target=late)
-    opens.start()
-    opens.join(0.2)  # it must wait
-    gateway.let_go.set()
+def test_a_run_that_is_opened_while_it_is_settled_stays_ended(begun: Begun) -> None:
+    begun.folder.end("FAILED", {})
+    settles, _ = begun.thread("settle")
+    assert begun.gateway.opening.wait(30)  # the run is not known yet: it is made, to be ended
+    opens, said = begun.thread("open")
+    opens.join(0.2)
+    assert opens.is_alive()  # it waits for the end
+    begun.gateway.let_go.set()
     settles.join(30)
     opens.join(30)
-    assert gateway.statuses == ["RUNNING", "FAILED"]
+    assert begun.gateway.statuses == ["RUNNING", "FAILED"]
+    assert isinstance(said[0], TrackingUnavailable)
 
 
-def test_a_run_that_is_settled_while_it_opens_ends_as_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking_service, "MlflowGateway", SlowGateway)
-    service = TrackingService("memory", None, tmp_path, background=False)
-    gateway: Any = service._gateway
-    spec = RunSpec(token="shards/x@1", name="x", experiment="llmyard", owner="me")
-    folder = RunFolder(tmp_path, spec.token)
-    folder.begin("memory", spec)
-    opens = threading.Thread(target=service.open, args=(spec.token,))
-    opens.start()
-    assert gateway.opening.wait(30)
-    folder.end("FAILED", {})
-    settles = threading.Thread(target=service.settle, args=(spec.token,))
-    settles.start()
-    settles.join(0.2)  # it must wait
-    gateway.let_go.set()
+def test_a_run_that_is_settled_while_it_opens_ends_as_noted(begun: Begun) -> None:
+    opens, said = begun.thread("open")
+    assert begun.gateway.opening.wait(30)
+    begun.folder.end("FAILED", {})
+    settles, _ = begun.thread("settle")
+    settles.join(0.2)
+    assert settles.is_alive()  # it waits until the run is open
+    begun.gateway.let_go.set()
     opens.join(30)
     settles.join(30)
-    assert gateway.statuses == ["RUNNING", "FAILED"]
-    assert not folder.path.exists()
+    assert said == ["run"]
+    assert begun.gateway.statuses == ["RUNNING", "FAILED"]
+    assert not begun.folder.path.exists()
