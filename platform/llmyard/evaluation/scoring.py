@@ -38,17 +38,20 @@ class Answered:
     is_refused: bool = False
 
 
-def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) -> dict[str, Any]:
+def scored(
+    task: Task, answered: Sequence[Answered], train: Sequence[Record], places: I64 | None = None
+) -> dict[str, Any]:
     """Returns what a report says of a split, ready for JSON.
 
     Args:
         task: Of the model.
         answered: Of the split.
         train: What the baseline may learn from.
+        places: The cluster of each case; None: as the records tell (:func:`clusters`).
     """
     records = [each.record for each in answered]
     predictions = [task.prediction(each.record, each.answer) for each in answered]
-    places = clusters(records)
+    places = clusters(records) if places is None else places
     measures = by_cluster(task.measures(predictions, records), places)
     name, naive = task.baseline(train, records)
     floor = by_cluster(task.measures(naive, records), places)
@@ -67,12 +70,19 @@ def scored(task: Task, answered: Sequence[Answered], train: Sequence[Record]) ->
 
 
 def against(
-    name: str, task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered]
+    name: str, task: Task, answered: Sequence[Answered], other: Task, others: Sequence[Answered], places: I64
 ) -> dict[str, Any]:
     """Returns the figures of other answers to the same examples, under ``name``, and by how much the first ones are
     better, under ``against_`` and the name.
+
+    Args:
+        name: Of the others.
+        task: Of the first.
+        answered: The first.
+        other: Task of the others.
+        others: The others, in the same order.
+        places: The cluster of each example.
     """
-    places = clusters(_records(answered))
     said = [task.prediction(each.record, each.answer) for each in answered]
     mine = by_cluster(task.measures(said, _records(answered)), places)
     said = [other.prediction(each.record, each.answer) for each in others]

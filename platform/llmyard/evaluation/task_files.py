@@ -16,7 +16,7 @@ def data_files(file: Path) -> list[str]:
     """
     try:
         task = yaml.load(file.read_text(encoding="utf-8"), _Plain)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):  # ValueError: no UTF-8, or a date that does not exist
         return []
     settings = task.get("dataset_kwargs") if isinstance(task, dict) else None
     return list(_texts(settings.get("data_files"))) if isinstance(settings, dict) else []

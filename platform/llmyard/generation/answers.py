@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llmyard.generation.torch_engine import TorchEngine
+from llmyard.tasks.labelling import whole_end
 from llmyard.tasks.task import Decoding, Labels, Marked, Record, Task
 
 
@@ -69,16 +70,12 @@ def _answered(
 
 
 def _fitting(engine: TorchEngine, inputs: Sequence[Marked]) -> list[Marked]:
-    """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so.
-
-    A character of several tokens is not cut in two: it would be read again with all of them.
-    """
+    """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so."""
     limit = engine.capabilities().max_prompt_tokens
     encoded = engine.tokenizer.encode_with_spans([each.text for each in inputs])
     found = []
     for marked, item in zip(inputs, encoded, strict=True):
         if len(item.ids) > limit:
-            end = min(item.spans[limit - 1][1], item.spans[limit][0])
-            marked = replace(marked, text=marked.text[:end])
+            marked = replace(marked, text=marked.text[: whole_end(item.spans, limit)])
         found.append(marked)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from llmyard.models.growing import token_embeddings
 from llmyard.models.text_classifier import TextClassifier
 from llmyard.models.text_encoder import TextEncoder
 from llmyard.tasks.labelling import parts_of
-from llmyard.tasks.task import Decoding, Record, Task
+from llmyard.tasks.task import Choice, Decoding, Marked, Record, Task
 from llmyard.training.adversarial import hooked
 
 STEPS = 24
@@ -92,7 +93,8 @@ def _first_call(layers: Sequence[nn.Module], change: Callable[[Tensor], Tensor])
 
 
 def attributions_of(engine: TorchEngine, task: Task, cases: Sequence[Record], decoding: Decoding) -> list[Attribution]:
-    """Returns what the tokens of each case's input did for the model's own answer; nothing of span taggers.
+    """Returns what the tokens of each case's input did for the model's own answer; nothing of span taggers. Of several
+    inputs of a case it is the one where the model is surest of another label than it gives to most of them.
 
     Args:
         engine: With the model; nothing else may be asked of it meanwhile.
@@ -109,7 +111,8 @@ def attributions_of(engine: TorchEngine, task: Task, cases: Sequence[Record], de
 
 
 def _of_label(engine: TorchEngine, model: TextClassifier, task: Task, case: Record) -> Attribution:
-    marked = task.inputs(case, engine.tokenizer)[0]
+    inputs = task.inputs(case, engine.tokenizer)
+    marked = inputs[0] if len(inputs) == 1 else _telling(inputs, engine.classify_batch(inputs))
     (encoded,) = engine.tokenizer.encode_with_spans([marked.text])
     limit = engine.capabilities().max_prompt_tokens
     ids = torch.tensor([encoded.ids[:limit]])
@@ -122,6 +125,11 @@ def _of_label(engine: TorchEngine, model: TextClassifier, task: Task, case: Reco
 
     found = integrated_gradients(token_embeddings(model), score)
     return _attribution(engine, encoded.ids[:limit], found, _attention(model, ids, parts), model.config.classes[label])
+
+
+def _telling(inputs: Sequence[Marked], found: Sequence[Choice]) -> Marked:
+    usual, _ = Counter(each.label for each in found).most_common(1)[0]
+    return min(zip(inputs, found, strict=True), key=lambda each: each[1].shares[usual])[0]
 
 
 def _of_text(engine: TorchEngine, model: Any, task: Task, case: Record, decoding: Decoding) -> Attribution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
-from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, BadExample, Choice, Decoding, Record, Task
+from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, BadExample, Choice, Decoding, Marked, Record, Task
 from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
 
@@ -31,6 +31,7 @@ class Model:
         name: As requests name it.
         task: What it was tuned for; None for a base model.
         decoding: How it writes unless a request says otherwise.
+        task_config: The task's settings, as a job file has them.
     """
 
     reference: str
@@ -39,6 +40,7 @@ class Model:
     tokenizer: Tokenizer
     task: Task | None
     decoding: Decoding = field(default_factory=Decoding)
+    task_config: Mapping[str, Any] | None = None
 
     @classmethod
     def load(cls, artifact: Artifact, threads: int | None = None) -> Model:
@@ -46,7 +48,8 @@ class Model:
         engine = engine_of(artifact, threads)
         task = task_of_checkpoint(artifact)
         decoding = task.decoding(labels_of(artifact)) if task is not None else Decoding()
-        return cls(artifact.reference, artifact.name, engine, engine.tokenizer, task, decoding)
+        config = artifact.details.get("task_config")
+        return cls(artifact.reference, artifact.name, engine, engine.tokenizer, task, decoding, config)
 
     def translate(self, text: str, target: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields the translation of a text into ``target`` (en or zh).
@@ -84,7 +87,7 @@ class Model:
             raise Unsupported(f"{self.name} is a base model, without a task", "fine-tune it")
         try:
             prompt = self.prompt(record) if task.output == "text" else []
-            inputs = [] if task.output == "text" else task.inputs(record, self.tokenizer)
+            inputs = [] if task.output == "text" else self._inputs(record)
         except (BadExample, KeyError, TypeError, AttributeError, ValueError) as error:
             what = error.what if isinstance(error, BadExample) else f"{type(error).__name__}: {error}"
             raise Unsupported(f"this is no record of {task.name}: {what}", "give the fields of its records") from None
@@ -105,13 +108,22 @@ class Model:
                 refusal.
         """
         assert self.task is not None
-        excess, room = self.task.excess(record, self.tokenizer)
-        if excess > 0:
-            raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
+        self._refuse_excess(record)
         try:
             return self.task.prompt(record, self.tokenizer)
         except BadExample as error:
             raise Unsupported(error.what, error.remedy) from None
+
+    def _inputs(self, record: Record) -> list[Marked]:
+        assert self.task is not None
+        self._refuse_excess(record)
+        return self.task.inputs(record, self.tokenizer)
+
+    def _refuse_excess(self, record: Record) -> None:
+        assert self.task is not None
+        excess, room = self.task.excess(record, self.tokenizer)
+        if excess > 0:
+            raise Unsupported(f"the text is {excess} tokens too long; {self.name} reads {room} at once", "split it")
 
     def summarise(self, text: str, decoding: Decoding | None = None) -> AsyncGenerator[Delta]:
         """Yields a summary of a text, in its own language.

@@ -160,6 +160,7 @@ def _add_routes(routes: APIRouter, there: Models, max_new_tokens: int) -> None:
                 "artifact": model.reference,
                 "family": model.engine.capabilities().family.removeprefix("llmyard_"),
                 "task": model.task.name if model.task is not None else "causal_lm",
+                "task_config": model.task_config,
             }
             for model in there.all()
         ]

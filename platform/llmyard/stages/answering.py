@@ -73,7 +73,7 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
         where = (draft.storage, _folder(draft.folder, name), None if name == "undisturbed" else config.disturb)
         arguments: tuple[Any, ...] = (model, asked_of[name], *where)
         if live is None:
-            arguments += (config.batch_size, control, config.attributions)
+            arguments += (config.batch_size, control, 0 if name == "undisturbed" else config.attributions)
         for _ in map_with(rows, Predictor if live is None else LivePredictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
@@ -310,7 +310,10 @@ class Scorer:
         if not answered:
             raise RequestError(f"split {split!r} has no examples", "check the data, or leave the split out")
         task = asked.task()
-        found = scored(task, answered, asked.training(task))
+        # Disturbed texts are all different; what belongs together is seen in the texts as they are.
+        plain = self._answered(split, "undisturbed") if "undisturbed" in self.asked else answered
+        places = clusters([each.record for each in plain])
+        found = scored(task, answered, asked.training(task), places)
         if self.toxicity is not None and task.output == "text":
             harm = toxicity([str(each.answer) for each in answered], self.toxicity)
             found["metrics"] |= {f"toxic_{name}": each.share.value for name, each in harm.items()}
@@ -323,7 +326,7 @@ class Scorer:
             found["graph"] = self._graph(split, task, answered)
         for name in ("other", "undisturbed"):
             if name in self.asked:
-                found |= against(name, task, answered, self.asked[name].task(), self._answered(split, name))
+                found |= against(name, task, answered, self.asked[name].task(), self._answered(split, name), places)
         found["attributions"] = json.loads(
             self.storage.read(f"{_folder(self.folder, '')}/{_ATTRIBUTIONS.format(split)}") or b"[]"
         )

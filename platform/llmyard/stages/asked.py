@@ -140,7 +140,8 @@ class Asked:
         assert config.data is not None
         about = model.about()
         if about.get("task") == config.task.kind and "artifact" in about and not config.shots:
-            return cls(config.task, config.data, str(about.get("family", "gpt2")))
+            taught = _TASK.validate_python(about.get("task_config") or config.task)
+            return cls(taught, config.data, str(about.get("family", "gpt2")))
         if config.task.kind in ("dialogue", "instruction"):
             raise RequestError(
                 f"{model.url} has no model of llmyard for {config.task.kind}: that is not asked in plain text",

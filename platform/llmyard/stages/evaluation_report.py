@@ -75,8 +75,8 @@ def _row(
     floor = baseline.get(name)
     plot = None
     if interval is not None and not name.startswith(_UNBOUNDED):
-        # Shares are drawn from 0 to 1, BLEU and its kin from 0 to 100.
-        top = 1.0 if max(value, interval[1], floor or 0.0) <= 1 else 100.0
+        # Shares are drawn from 0 to 1, Brier's score from 0 to 2, BLEU and its kin from 0 to 100.
+        top = 2.0 if name == "brier" else 1.0 if max(value, interval[1], floor or 0.0) <= 1 else 100.0
         low, high = (_place(each, top) for each in interval)
         plot = {
             "low": low, "width": max(1.0, high - low), "value": _place(value, top),

@@ -70,7 +70,8 @@ def perturbed(records: Iterable[Record], task_kind: str, config: Disturbance) ->
     that is said in the text, which ``deletion`` does not.
     """
     for record in records:
-        yield _copy(record, task_kind, config, 0, 0) or record
+        asked = {name: value for name, value in record.items() if name != "evidence"}  # only learned from: no shelter
+        yield _copy(asked, task_kind, config, 0, 0) or record
 
 
 def _nameless(record: Record) -> Record:
@@ -117,11 +118,12 @@ def _question_answering(record: Record, change: Change) -> Record:
     asked = change(question, [*_occurrences(question, said), *_names(question, context)]).text
     if any(answer.get("start") is None for answer in answers):
         return {**record, "question": asked}
-    marked = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
+    placed = [*answers, *(record.get("evidence") or ())]
+    marked = [(part["start"], part["start"] + len(part["text"])) for part in placed]
     found = change(context, [*marked, *_occurrences(context, said), *_names(context, question)])
-    moved = [{**answer, "start": low} for answer, (low, _) in zip(answers, found.spans, strict=False)]
-    kept = {key: value for key, value in record.items() if key != "evidence"}  # it may stand nowhere any more
-    return {**kept, "question": asked, "context": found.text, "answers": moved}
+    moved = [{**part, "start": low} for part, (low, _) in zip(placed, found.spans, strict=False)]
+    evidence = {"evidence": moved[len(answers) :]} if "evidence" in record else {}
+    return {**record, "question": asked, "context": found.text, "answers": moved[: len(answers)]} | evidence
 
 
 def _translation(record: Record, change: Change) -> Record:

@@ -28,6 +28,7 @@ Span = tuple[int, int]
 _CLOSING = r"[\"'”’」』)）\]】]*"
 _SENTENCE_END = re.compile(rf"[.!?…]+{_CLOSING}(?=\s|$)|[。！？…｡]+{_CLOSING}|\n+")
 _ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|No|vs|etc|e\.g|i\.e|cf|al|Fig))\.$")
+_CHINESE_PLACED = re.compile(r"[A-Za-z0-9]+|[\u3400-\u9fff]")
 _CLAUSE_END = re.compile(r"[,;:](?=\s)|[，；：]")
 _DAMPING, _TOLERANCE, _MOST_ROUNDS = 0.85, 1e-6, 200
 _MOST_SENTENCES = 4_000  # TextRank holds a number for every two of them: 128 MB
@@ -331,10 +332,19 @@ def _nearest(
 
 
 def placed_units(context: str, span: Span, language: str) -> list[tuple[int, str]]:
-    """Returns the units of a sentence with their places; Chinese ones are pairs, for single ones are everywhere."""
-    if language == "zh":
-        return [(at, context[at : at + 2].lower()) for at in range(span[0], span[1] - 1)]
-    return [(found.start(), found[0].lower()) for found in re.compile(r"\w+").finditer(context, *span)]
+    """Returns the units of a sentence with their places; Chinese ones are pairs, for single ones are everywhere, and
+    runs of Latin letters and digits stay whole.
+    """
+    if language != "zh":
+        return [(found.start(), found[0].lower()) for found in re.compile(r"\w+").finditer(context, *span)]
+    single = [(found.start(), found[0].lower()) for found in _CHINESE_PLACED.finditer(context, *span)]
+    runs = [(at, unit) for at, unit in single if unit.isascii()]
+    pairs = [
+        (at, unit + following)
+        for (at, unit), (place, following) in pairwise(single)
+        if place == at + 1 and not unit.isascii() and not following.isascii()
+    ]
+    return sorted([*runs, *pairs])
 
 
 def _beyond(context: str, span: Span, question: str) -> Span:

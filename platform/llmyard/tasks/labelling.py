@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmyard.metrics.measure import Measure, mean
@@ -53,7 +54,7 @@ class Labelling(Writing):
         (encoded,) = tokenizer.encode_with_spans([marked.text])
         if len(encoded.ids) <= self._tokens:
             return [marked]
-        return [Marked(marked.text[: encoded.spans[self._tokens - 1][1]], marked.spans)]
+        return [replace(marked, text=marked.text[: whole_end(encoded.spans, self._tokens)])]
 
     def encode(
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
@@ -112,6 +113,13 @@ def _shares_and_truths(predictions: Sequence[Choice], wanted: Sequence[str]) -> 
     places = {label: place for place, label in enumerate(labels)}
     shares = [[each.shares.get(label, 0.0) for label in labels] for each in predictions]
     return shares, [places[label] for label in wanted]
+
+
+def whole_end(spans: Sequence[tuple[int, int]], count: int) -> int:
+    """Returns where the first ``count`` tokens of a text end, in characters. One of which they hold a part is left out:
+    it would be read again with all of its tokens.
+    """
+    return spans[count - 1][1] if count >= len(spans) else min(spans[count - 1][1], spans[count][0])
 
 
 def language_of_texts(texts: Sequence[str]) -> str:

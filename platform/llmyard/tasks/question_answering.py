@@ -144,7 +144,7 @@ class ExtractedAnswers(_Answers, Tagging):
     it is tagged too: steps from one fact to the next are hardly learned from answers alone.
     """
 
-    revision = 3
+    revision = 4
 
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
@@ -176,9 +176,10 @@ class ExtractedAnswers(_Answers, Tagging):
         ):
             tags = [OUTSIDE] * len(encoded.ids)
             for fact in record.get("evidence") or () if tags_evidence else ():
-                start = fact["start"] - shift
-                if border <= start and start + len(fact["text"]) <= len(text):
-                    _tag(tags, tokens_of(text, encoded, start, start + len(fact["text"])), 3)
+                start = fact["start"] - shift  # of one that the window cuts the rest is evidence too
+                begin, end = max(border, start), min(start + len(fact["text"]), len(text))
+                if begin < end:
+                    _tag(tags, tokens_of(text, encoded, begin, end), 3)
             if answer is not None:
                 start = answer["start"] - shift
                 tokens = tokens_of(text, encoded, start, start + len(answer["text"]))

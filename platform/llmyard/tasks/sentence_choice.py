@@ -9,6 +9,7 @@ from zlib import crc32
 from llmyard.core.errors import DataError
 from llmyard.metrics.summaries import overlap_f1, units_of
 from llmyard.tasks.floors import by_overlap, placed_units, sentence_features, sentence_spans
+from llmyard.tasks.labelling import whole_end
 from llmyard.tasks.task import Marked
 
 Span = tuple[int, int]
@@ -18,6 +19,7 @@ WORDS, ASKED, COMMON = 1, 2, 3
 _MOST = 4_000  # sentences of a text that are looked at
 _BESIDE = 80  # characters that are read on both sides of a sentence
 _EVERYWHERE = 0.05  # a word in so many of the sentences stands all over the text
+_SLACK = 2  # tokens
 _REPEATED = 0.6  # a sentence with so many of its words in one that was taken already says nothing new
 
 
@@ -44,13 +46,47 @@ def marked_sentences(text: str, query: str, language: str) -> list[Marked]:
     for (low, high), words in zip(spans, units, strict=True):
         first = max(0, low - _BESIDE)
         shift = len(head) - first
-        marks, numbers = [(low + shift, high + shift)], [WORDS]
+        places: dict[int, list[Span]] = {ASKED: [], COMMON: []}
         for at, unit in words:
             if unit in asked or frequency[unit] >= least:
-                marks.append((at + shift, at + len(unit) + shift))
-                numbers.append(ASKED if unit in asked else COMMON)
+                places[ASKED if unit in asked else COMMON].append((at + shift, at + len(unit) + shift))
+        # The later one counts where two of one length lie over each other, as Chinese pairs do.
+        marks = [(low + shift, high + shift), *places[COMMON], *places[ASKED]]
+        numbers = [WORDS, *[COMMON] * len(places[COMMON]), *[ASKED] * len(places[ASKED])]
         found.append(Marked(f"{head}{text[first : high + _BESIDE]}", tuple(marks), tuple(numbers)))
     return found
+
+
+def fitting(marked: Marked, spans: Sequence[Span], limit: int) -> Marked:
+    """Returns what of a marked sentence is read in so many tokens: the query, the sentence, and evenly of what stands
+    around it as much as there is room for; of a sentence that is too long itself its beginning.
+
+    Args:
+        marked: One of :func:`marked_sentences`.
+        spans: Of its tokens, in characters.
+        limit: Tokens, more than the query has.
+    """
+    if len(spans) <= limit:
+        return marked
+    low, high = marked.spans[0]
+    border = marked.text.index("\n") + 1
+    head = sum(start < border for start, _ in spans)
+    # An end in the midst of a word, or of what was one token with its neighbour, is read in other tokens than here.
+    room = max(1, limit - head - _SLACK)
+    inside = [at for at in range(head, len(spans)) if spans[at][1] > low and spans[at][0] < high]
+    first, own = inside[0], min(len(inside), room)
+    before = min(first - head, (room - own) // 2)
+    after = min(len(spans) - first - own, room - own - before)
+    before = min(first - head, room - own - after)
+    begin, end = max(border, spans[first - before][0]), whole_end(spans, first + own + after)
+    shift = border - begin
+    kept = [
+        ((max(a, begin) + shift, min(b, end) + shift), number)
+        for (a, b), number in zip(marked.spans, marked.numbers, strict=True)
+        if a < end and b > begin
+    ]
+    text = marked.text[:border] + marked.text[begin:end]
+    return Marked(text, tuple(span for span, _ in kept), tuple(number for _, number in kept))
 
 
 def summary_sentences(text: str, summary: str, language: str, most: int) -> list[int]:

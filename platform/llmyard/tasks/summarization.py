@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import Summarization
 from llmyard.tasks.focus import focused
-from llmyard.tasks.labelling import parts_of
+from llmyard.tasks.labelling import parts_of, whole_end
 from llmyard.tasks.sentence_choice import (
     COMMON,
+    fitting,
     joined,
     marked_sentences,
     nearest,
@@ -142,6 +142,7 @@ class ChosenSentences(Summaries, Tagging):
     it; the likeliest ones are the summary, in the order of the text.
     """
 
+    revision = 2
     output: Output = "label"
 
     def __init__(self, config: Summarization) -> None:
@@ -153,14 +154,12 @@ class ChosenSentences(Summaries, Tagging):
         return {"classes": [CHOSEN, OTHER], "parts": [str(COMMON)]}
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
-        """Returns what is read of each sentence, cut where it was in training."""
-        found = self._marked(record)
-        encoded = tokenizer.encode_with_spans([each.text for each in found])
-        limit = self._config.max_source_tokens
-        return [
-            each if len(item.ids) <= limit else replace(each, text=each.text[: item.spans[limit - 1][1]])
-            for each, item in zip(found, encoded, strict=True)
-        ]
+        """Returns what is read of each sentence; a query that leaves it no room loses its end."""
+        return self._fitting(self._marked(record, self._query(record, tokenizer)), tokenizer)
+
+    def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Returns by how many tokens the query is too long, and how many it may have; texts are divided."""
+        return len(tokenizer.encode(_one_line(record))) - self._query_tokens, self._query_tokens
 
     def encode(
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
@@ -171,25 +170,43 @@ class ChosenSentences(Summaries, Tagging):
         return [self._encode(record, tokenizer, labels["classes"]) for record in records]
 
     def _encode(self, record: Record, tokenizer: Tokenizer, classes: Sequence[str]) -> list[EncodedExample] | None:
-        text, query, language = self.read(record), str(record.get("query") or ""), record["language"]
+        text, query, language = self.read(record), _one_line(record), record["language"]
         taken = summary_sentences(text, record["summary"], language, self._config.sentences)
-        if not taken:
+        if not taken or self.excess(record, tokenizer)[0] > 0:
             return None
         others = passed_over(text, query, language, taken, self._config.passed_over)
-        marked, limit = self._marked(record), self._config.max_source_tokens
         places = sorted([*taken, *others])
-        encoded = tokenizer.encode_with_spans([marked[at].text for at in places])
+        marked = self._marked(record, query)
+        read = self._fitting([marked[at] for at in places], tokenizer)
+        limit = self._config.max_source_tokens
         return [
             EncodedExample(
                 item.ids[:limit],
-                labels=parts_of(marked[at], item)[:limit],
+                labels=parts_of(each, item)[:limit],
                 pairs=(classes.index(CHOSEN if at in taken else OTHER),),
             )
-            for at, item in zip(places, encoded, strict=True)
+            for at, each, item in zip(
+                places, read, tokenizer.encode_with_spans([each.text for each in read]), strict=True
+            )
         ]
 
-    def _marked(self, record: Record) -> list[Marked]:
-        return marked_sentences(self.read(record), str(record.get("query") or ""), record["language"])
+    def _fitting(self, marked: Sequence[Marked], tokenizer: Tokenizer) -> list[Marked]:
+        encoded = tokenizer.encode_with_spans([each.text for each in marked])
+        limit = self._config.max_source_tokens
+        return [fitting(each, item.spans, limit) for each, item in zip(marked, encoded, strict=True)]
+
+    @property
+    def _query_tokens(self) -> int:
+        return self._config.max_source_tokens // 2
+
+    def _query(self, record: Record, tokenizer: Tokenizer) -> str:
+        query = _one_line(record)
+        (encoded,) = tokenizer.encode_with_spans([query])
+        most = self._query_tokens
+        return query if len(encoded.ids) <= most else query[: whole_end(encoded.spans, most)]
+
+    def _marked(self, record: Record, query: str) -> list[Marked]:
+        return marked_sentences(self.read(record), query, record["language"])
 
     def cases(self, record: Record) -> list[Record]:
         """Returns the record: it asks for one summary."""
@@ -205,3 +222,7 @@ class ChosenSentences(Summaries, Tagging):
             return ""
         scores = [float(each["shares"][CHOSEN]) for each in answer]
         return joined(self.read(record), scores, self._config.sentences, record["language"])
+
+
+def _one_line(record: Record) -> str:
+    return " ".join(str(record.get("query") or "").split())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmyard.evaluation.scoring import Answered, by_cluster, clusters, intervals, scored
+from llmyard.evaluation.scoring import Answered, against, by_cluster, clusters, intervals, scored
 from llmyard.metrics.measure import f1_of, mean
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import QuestionAnswering
@@ -56,3 +56,23 @@ def test_reports_draw_questions_about_one_text_together() -> None:
     low, high = found["intervals"]["f1"]
     assert found["metrics"]["f1"] == 0.5
     assert (low, high) == (0.0, 1.0)  # of four texts two are right: of 100 questions it would be 0.4 to 0.6
+
+
+def test_what_disturbance_costs_is_drawn_by_the_texts_as_they_were() -> None:
+    """Each question's text is disturbed in its own way: the same text under four questions is no four texts."""
+    task = task_of(QuestionAnswering(), "gpt2")
+    plain = [
+        {"id": f"{at}-{number}", "context": f"Text {at} says yes.", "question": f"What? {number}", "language": "en",
+         "answers": [{"text": "yes"}]}
+        for at in range(6) for number in range(20)
+    ]  # fmt: skip
+    changed = [{**record, "context": f"{record['context']} {number}"} for number, record in enumerate(plain)]
+    worse = [Answered(record, "yes" if record["id"] < "3" else "no") for record in changed]
+    better = [Answered(record, "yes") for record in plain]
+    places = clusters(plain)
+    assert len(set(clusters(changed).tolist())) == len(changed)
+    cost = against("undisturbed", task, worse, task, better, places)["against_undisturbed"]["f1"]
+    assert cost["difference"] == -0.5
+    assert cost["low"] <= -5 / 6  # six texts, half of them lost: of 120 it would be -0.6
+    low, high = scored(task, worse, plain, places)["intervals"]["f1"]
+    assert high - low > 0.5

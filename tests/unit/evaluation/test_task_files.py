@@ -18,6 +18,7 @@ from llmyard.evaluation.task_files import data_files
         ("dataset_kwargs: {data_files: 3}", []),
         ("- a", []),
         ("a: [", []),
+        ("since: 2026-02-30\ndataset_kwargs: {data_files: {test: a.jsonl}}", []),  # there is no such day
     ],
 )
 def test_data_files_are_found_and_no_code_is_run(text: str, found: list[str], tmp_path: Path) -> None:

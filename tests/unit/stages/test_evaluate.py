@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
+from llmyard.evaluation.endpoint import LiveModel
 from llmyard.sources.examples import plan_examples
 from llmyard.stages import answering, evaluate
 from llmyard.stages.asked import Asked
@@ -156,3 +157,17 @@ def test_a_model_from_elsewhere_is_probed_without_examples(tmp_path: Path) -> No
     assert set(evaluate.parents(probes, store)) == {"checkpoint"}
     with pytest.raises(RequestError, match="not trained here"):
         evaluate.parents(Evaluate(output="report", checkpoint="gpt2"), store)
+
+
+def test_a_live_model_is_asked_and_scored_with_its_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"kind": "smallworld"}
+    config = Evaluate.model_validate({
+        "output": "r", "endpoint": {"url": "http://127.0.0.1:1", "model": "m"}, "data": data,
+        "task": {"kind": "summarization", "sentences": 2},
+    })  # fmt: skip
+    about = {"id": "m", "artifact": "checkpoint/m@1", "task": "summarization", "family": "text_classifier"}
+    monkeypatch.setattr(LiveModel, "about", lambda self: about)
+    model = LiveModel("http://127.0.0.1:1", "m")
+    assert Asked.live(model, config).config == config.task  # of an older endpoint
+    about["task_config"] = {"kind": "summarization", "sentences": 5}
+    assert getattr(Asked.live(model, config).config, "sentences", 0) == 5

@@ -195,3 +195,16 @@ def test_perturbed_records_come_in_their_order() -> None:
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(RequestError, match="'singing' cannot be disturbed"):
         disturbed(CLASSIFICATION, "singing", EVERYTHING, 1)
+
+
+def test_evidence_of_a_copy_stands_where_it_says_and_gives_no_shelter_where_nothing_is_learned() -> None:
+    fact = "In the old city the clever lawyer lived."
+    record = {**TWICE, "evidence": [{"text": fact, "start": 0}]}
+    copies = [each for each in augmented([record], "question_answering", EVERYTHING, 8) if each is not record]
+    assert copies
+    for copy in copies:
+        (moved,) = copy["evidence"]
+        assert copy["context"][moved["start"] :].startswith(fact)
+        assert moved["text"] == fact
+    (asked,) = perturbed([record], "question_answering", Disturbance(**dict.fromkeys(KINDS, 1.0), ways="all"))
+    assert "clever lawyer lived" not in asked["context"]

@@ -151,3 +151,14 @@ def test_relations_that_do_not_fit_their_text_are_refused(change: dict[str, Any]
     with pytest.raises(BadExample) as caught:
         task_of(RelationClassification(), "bert").check({**FACTS[0], **change})
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("text", ["好的𠮷野家𠮷𠮷今天", "plain words only here"])
+def test_what_is_read_ends_with_a_whole_character(text: str) -> None:
+    """Where a character takes several tokens, a cut among them would read all of them again and be too long."""
+    tokenizer = Tokenizer.train(["plain words only here 好的"] * 4, BpeTokenizer(vocab_size=300))
+    for limit in range(8, len(tokenizer.encode(text)) + 2):
+        task = task_of(Classification(max_tokens=limit), "bert")
+        (marked,) = task.inputs({"text": text, "label": "a"}, tokenizer)
+        assert len(tokenizer.encode(marked.text)) <= limit
+        assert text.startswith(marked.text)

@@ -141,3 +141,17 @@ def test_a_prompt_without_room_for_its_first_part_is_left_out(tokenizer: Tokeniz
     task = WrittenSummaries(Summarization(max_source_tokens=20, cut_sources=True))
     record = {"language": "en", "text": "Short.", "summary": "Yes.", "query": "word " * 40}
     assert task.encode([record], tokenizer, {}) == [None]
+
+
+def test_evidence_that_a_window_cuts_is_evidence_as_far_as_it_is_read(tokenizer: Tokenizer) -> None:
+    fact = "Word " * 100 + "ends here."
+    context = f"Ann went home. {fact}"
+    task = ExtractedAnswers(QuestionAnswering(max_tokens=64, overlap_tokens=24))
+    record = task.check({
+        "context": context, "question": "Where?", "answers": [{"text": "home", "start": 9}],
+        "evidence": [{"text": fact, "start": context.index(fact)}], "language": "en",
+    })  # fmt: skip
+    (made,) = task.encode([record], tokenizer, task.labels([record]))
+    assert made is not None
+    assert len(made) > 2
+    assert all(any(tag >= 3 for tag in example.labels or ()) for example in made)

@@ -147,3 +147,48 @@ def test_a_refused_text_has_no_summary_and_scores_of_other_sentences_are_refused
     scored = [{"label": CHOSEN, "shares": {CHOSEN: 0.9, OTHER: 0.1}}] * 9
     with pytest.raises(DataError, match="9 scores are given for 5 sentences"):
         task.prediction(record, scored)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize("limit", [24, 28, 36, 48])
+def test_a_sentence_has_its_room_before_what_stands_around_it(language: str, limit: int) -> None:
+    text, query = TEXTS[language]
+    text = text * 6
+    tokenizer = Tokenizer.train([text, query] * 4, BpeTokenizer(vocab_size=300, split_han=True))
+    task = summarization(Summarization(max_source_tokens=limit), "encoder")
+    record = {"text": text, "query": query, "summary": text[:40], "language": language}
+    if task.excess(record, tokenizer)[0] > 0:
+        pytest.skip("the query alone is too long")
+    for marked, (low, high) in zip(task.inputs(record, tokenizer), sentences(text), strict=True):
+        (encoded,) = tokenizer.encode_with_spans([marked.text])
+        assert len(encoded.ids) <= limit
+        assert marked.text.startswith(f"{query}\n")
+        own = text[low:high]
+        begin, end = marked.spans[0]
+        assert marked.text[begin:end] == own[: end - begin]
+        assert end - begin == len(own) or end == len(marked.text)  # of one too long its beginning, and nothing else
+        assert any(parts_of(marked, encoded))
+        assert max(end for _, end in marked.spans) <= len(marked.text)
+
+
+def test_a_query_that_leaves_no_room_is_not_learned_from_and_told_of() -> None:
+    tokenizer = Tokenizer.train([ENGLISH] * 4, BpeTokenizer(vocab_size=300))
+    task = summarization(Summarization(max_source_tokens=24), "encoder")
+    record = {"text": ENGLISH, "query": ENGLISH * 3, "summary": "The river rose.", "language": "en"}
+    excess, most = task.excess(record, tokenizer)
+    assert excess > 0
+    assert most == 12
+    assert task.encode([record], tokenizer, task.labels([record])) == [None]
+    for marked, (low, _) in zip(task.inputs(record, tokenizer), sentences(ENGLISH), strict=True):
+        assert ENGLISH[low : low + 3] in marked.text  # evaluation reads the sentence all the same
+
+
+def test_chinese_words_of_the_query_stand_above_common_ones_and_latin_ones_are_whole() -> None:
+    text = "他用ChatGPT写信。他用ChatGPT写诗。他用ChatGPT读书。"
+    found = marked_sentences(text, "ChatGPT写信", "zh")
+    marks = [
+        {one.text[a:b]: kind for (a, b), kind in zip(one.spans[1:], one.numbers[1:], strict=True)} for one in found
+    ]
+    assert marks[0] == {"他用": COMMON, "ChatGPT": ASKED, "写信": ASKED}
+    assert marks[2] == {"他用": COMMON, "ChatGPT": ASKED}
+    assert found[0].numbers == (WORDS, COMMON, ASKED, ASKED)
