@@ -8,6 +8,7 @@ from typing import Any
 
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.tasks.labelling import whole_end
+from llmyard.tasks.tagging import with_read
 from llmyard.tasks.task import Decoding, Labels, Marked, Record, Task
 
 
@@ -51,6 +52,22 @@ def _answered(
                 each[max(range(len(each)), key=found.__getitem__)] for each, found in zip(named, ranked, strict=True)
             ]
         return list(engine.generate_batch(prompts, decoding))
+    return _read(engine, task, cases, batch_size)
+
+
+def _read(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
+    """Returns what a model that labels finds, where a task asks again in all that it found."""
+    found = _found(engine, task, cases, batch_size)
+    asked = {at: task.then(case, said) for at, (case, said) in enumerate(zip(cases, found, strict=True))}
+    following = {at: case for at, case in asked.items() if case is not None}
+    if following:
+        further = _read(engine, task, list(following.values()), batch_size)
+        for (at, case), said in zip(following.items(), further, strict=True):
+            found[at] = with_read(case, said)
+    return found
+
+
+def _found(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
     fitting = _fitting(engine, [each for one in inputs for each in one])
     # Of some tasks a case has hundreds of inputs: as many at once as cases, those of one length together.

@@ -15,6 +15,7 @@ from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Task as TaskConfig
+from llmyard.tasks.tagging import with_read
 from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, BadExample, Choice, Decoding, Marked, Record, Task
 from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
@@ -98,7 +99,9 @@ class Model:
             found = await self.engine.classify(inputs)
         else:
             found = await self.engine.annotate([each.text for each in inputs])
-        return [asdict(each) for each in found]
+        said = [asdict(each) for each in found]
+        following = task.then(record, said)
+        return said if following is None else with_read(following, await self.said(following))
 
     def prompt(self, record: Record) -> list[int]:
         """Returns the tokens that ask for an answer to a record.

@@ -94,15 +94,32 @@ def _answer(
     if not bool(allowed.any()):
         return Annotation((), ())
     kind, *others = shape.entity_types
-    score, first, last = best_span(logits_TK[:count], allowed, shape.max_answer_tokens)
+    found = _best(text, encoded, logits_TK[:count], allowed, kind, shape)
+    for at, other in enumerate(others, start=1):  # the evidence: what the answer follows from
+        own = [1 + 2 * at, 2 + 2 * at]
+        order = [0, *own, *(tag for tag in range(1, logits_TK.shape[1]) if tag not in own)]
+        found += _best(text, encoded, logits_TK[:count, order], allowed, other, shape)
+    if others:
+        tags = logits_TK[:count].argmax(-1).masked_fill(~allowed, 0).tolist()
+        further = [each for each, _ in entities_of(text, encoded, tags, shape.entity_types) if each.type != kind]
+        taken = [(each.start, each.end) for each in found if each.type != kind]
+        found += [each for each in further if all(each.end <= low or high <= each.start for low, high in taken)]
+    return Annotation(tuple(found), ())
+
+
+def _best(
+    text: str, encoded: Encoded, logits_TK: torch.Tensor, allowed: torch.Tensor, kind: str, shape: SpanTaggerConfig
+) -> list[Entity]:
+    """Returns the likeliest span of a kind, without the spaces before it; of evidence only where it is likelier than
+    none.
+    """
+    score, first, last = best_span(logits_TK, allowed, shape.max_answer_tokens)
     low, high = encoded.spans[first][0], encoded.spans[last][1]
     while low < high and text[low].isspace():
         low += 1
-    found = [Entity(text[low:high], kind, low, high, score)] if low < high else []
-    if others:  # the evidence: what the answer follows from
-        tags = logits_TK[:count].argmax(-1).masked_fill(~allowed, 0).tolist()
-        found += [each for each, _ in entities_of(text, encoded, tags, shape.entity_types) if each.type != kind]
-    return Annotation(tuple(found), ())
+    if low == high or (score <= 0 and kind != shape.entity_types[0]):
+        return []
+    return [Entity(text[low:high], kind, low, high, score)]
 
 
 def choose(

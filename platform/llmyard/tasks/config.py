@@ -75,6 +75,13 @@ class QuestionAnswering(Config):
     max_answer_tokens: int = Field(32, ge=1)
     overlap_tokens: int = Field(64, ge=0, description="Of one window with the next.")
     always_answers: bool = Field(False, description="Every question has an answer: never find that there is none.")
+    hops: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="How often a model that labels reads at most. Each time it looks for one fact, which then stands "
+        "behind the question, until it finds the answer; it learns that from examples that name their evidence.",
+    )
 
     def longest(self, family: str) -> int:
         """Returns the tokens of the longest example; a written answer stands behind question and text."""

@@ -76,6 +76,10 @@ class _Conversation:
         """Nothing is too long: the oldest turns are forgotten."""
         return 0, self._source
 
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Nothing more is asked."""
+        return None
+
     def signatures(self, records: Sequence[Record]) -> dict[str, str]:
         """Every figure is computed in one way only."""
         return {}

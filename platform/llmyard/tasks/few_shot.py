@@ -117,6 +117,10 @@ class FewShot:
         """Returns the task's length of an answer."""
         return Decoding(max_new_tokens=self._task.decoding({}).max_new_tokens)
 
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Nothing more is asked."""
+        return None
+
     def prediction(self, record: Record, answer: Any) -> Any:
         """Returns what was chosen, or the first line of what was written."""
         line = str(answer).strip().partition("\n")[0].strip()

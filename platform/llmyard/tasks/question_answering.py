@@ -128,8 +128,8 @@ def _check_place(context: str, part: Record, what: str) -> None:
 
 
 def _asked(record: Record) -> str:
-    """Returns the question in one line: the first line feed is its end."""
-    return " ".join(str(record["question"]).split())
+    """Returns the question, with what was found so far behind it, in one line: the first line feed is its end."""
+    return " ".join(" ".join([str(record["question"]), *(fact["text"] for fact in record.get("read") or ())]).split())
 
 
 def _accepted(record: Record) -> list[str]:
@@ -142,9 +142,13 @@ class ExtractedAnswers(_Answers, Tagging):
     It reads ``question`` newline ``context``; the tokens of the first answer are tagged. A longer context is read in
     windows that overlap; a window without the answer teaches that there may be none. Where examples name the evidence,
     it is tagged too: steps from one fact to the next are hardly learned from answers alone.
+
+    With several hops a question is read again with the fact that was found behind it, for the next fact or the answer
+    (multi-hop reading as Qi et al. 2019 do it, "Answering Complex Open-domain Questions Through Iterative Query
+    Generation"; here the fact itself is the query).
     """
 
-    revision = 4
+    revision = 5
 
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
@@ -162,7 +166,35 @@ class ExtractedAnswers(_Answers, Tagging):
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
     ) -> list[list[EncodedExample] | None]:
         """Returns ids and BIO tags of each window; None where no answer stands in the text or it cuts a token."""
-        return [self._encode(record, tokenizer, EVIDENCE in labels.get("entity_types", ())) for record in records]
+        tags_evidence = EVIDENCE in labels.get("entity_types", ())
+        found: list[list[EncodedExample] | None] = []
+        for record in records:
+            made = [self._encode(each, tokenizer, tags_evidence) for each in self._readings(record)]
+            found.append(None if None in made else [example for each in made for example in each or ()])
+        return found
+
+    def _readings(self, record: Record) -> Iterator[Record]:
+        """Yields what is learned of a record at each reading: one fact, at the last one the answer and all that is left
+        of the evidence.
+        """
+        evidence = list(record.get("evidence") or ())
+        last = min(self._config.hops, max(1, len(evidence))) - 1
+        for at in range(last):
+            yield {**record, "read": evidence[:at], "evidence": evidence[at : at + 1], "answers": []}
+        yield {**record, "read": evidence[:last], "evidence": evidence[last:]}
+
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Returns the question with the fact that was found; None where an answer was, or nothing new, or where this
+        was the last reading.
+        """
+        read = list(record.get("read") or ())
+        found = [entity for window in answer for entity in window["entities"]]
+        known = {fact["text"] for fact in read}
+        facts = [each for each in found if each["type"] == EVIDENCE and each["text"] not in known]
+        is_answered = any(each["type"] == ANSWER and each["score"] > 0 for each in found)
+        if is_answered or not facts or len(read) + 1 >= self._config.hops:
+            return None
+        return {**record, "read": [*read, max(facts, key=lambda fact: float(fact["score"]))]}
 
     def _encode(self, record: Record, tokenizer: Tokenizer, tags_evidence: bool) -> list[EncodedExample] | None:
         border = len(_asked(record)) + len(QUESTION_END)

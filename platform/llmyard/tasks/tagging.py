@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmyard.tasks.task import Decoding, Labels, Output, Record
 from llmyard.tokens.tokenizer import Tokenizer
@@ -32,3 +33,12 @@ class Tagging:
     def decoding(self, labels: Labels) -> Decoding:
         """Nothing is written."""
         return Decoding()
+
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Nothing more is asked."""
+        return None
+
+
+def with_read(following: Record, answer: list[Any]) -> list[Any]:
+    """Returns the answer to what was asked next, behind what it was asked with: the task's ``then`` made it."""
+    return [{"entities": following["read"][-1:], "triples": []}, *answer]

@@ -171,6 +171,11 @@ class Task(Protocol):
     def decoding(self, labels: Labels) -> Decoding:
         """Returns how a model writes that was trained with such labels."""
 
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Returns what a model that labels is asked next, with what it has found so far as the last of ``read``; None
+        where its answer is complete. :func:`llmyard.tasks.tagging.with_read` puts the answers together.
+        """
+
     def prediction(self, record: Record, answer: Any) -> Any:
         """Returns what :meth:`measures` takes.
 

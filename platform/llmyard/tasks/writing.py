@@ -44,6 +44,10 @@ class Writing:
         """Returns the ids before the answer."""
         return self._prompt(record, [tokenizer.encode(part) for part in self.parts(record)], tokenizer)
 
+    def then(self, record: Record, answer: Any) -> Record | None:
+        """Nothing more is asked."""
+        return None
+
     def excess(self, record: Record, tokenizer: Tokenizer) -> tuple[int, int]:
         """Returns by how many tokens the prompt of a record is too long, and how many it may have."""
         return self._excess([tokenizer.encode(part) for part in self.parts(record)], record), self._source

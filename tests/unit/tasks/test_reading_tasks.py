@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 
 from llmyard.sources.smallworld import SmallWorld
@@ -9,6 +12,7 @@ from llmyard.tasks.config import KnowledgeGraph, QuestionAnswering, Summarizatio
 from llmyard.tasks.knowledge_graph import TaggedGraph, entities_of
 from llmyard.tasks.question_answering import ExtractedAnswers
 from llmyard.tasks.summarization import WrittenSummaries
+from llmyard.tasks.tagging import with_read
 from llmyard.tasks.task import BadExample
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import Tokenizer
@@ -155,3 +159,55 @@ def test_evidence_that_a_window_cuts_is_evidence_as_far_as_it_is_read(tokenizer:
     assert made is not None
     assert len(made) > 2
     assert all(any(tag >= 3 for tag in example.labels or ()) for example in made)
+
+
+@pytest.mark.parametrize(
+    ("context", "facts", "question", "answer"),
+    [
+        (
+            "Ann took the cup. Bob slept. Ann went home.",
+            ("Ann took the cup.", "Ann went home."),
+            "Where is the cup?",
+            "home",
+        ),
+        ("安拿起杯子。鲍勃睡了。安回了家。", ("安拿起杯子。", "安回了家。"), "杯子在哪里？", "家"),
+    ],
+)
+def test_each_reading_looks_for_one_fact_and_goes_on_with_it(
+    context: str, facts: tuple[str, ...], question: str, answer: str
+) -> None:
+    read = Tokenizer.train([context, question] * 4, BpeTokenizer(vocab_size=400, split_han=True))
+    task = ExtractedAnswers(QuestionAnswering(hops=2))
+    record = task.check({
+        "context": context, "question": question, "answers": [{"text": answer, "start": context.rindex(answer)}],
+        "evidence": [{"text": fact, "start": context.index(fact)} for fact in facts],
+    })  # fmt: skip
+    labels = task.labels([record])
+    (made,) = task.encode([record], read, labels)
+    assert made is not None
+    asked: list[Any] = []
+    learned: list[set[str]] = []
+    following: Any = record
+    while following is not None:
+        asked.append(following)
+        (marked,) = task.inputs(following, read)
+        (encoded,) = read.encode_with_spans([marked.text])
+        example = made[len(learned)]
+        assert example.ids == encoded.ids  # what is asked next is what was learned
+        found = [one for one, _ in entities_of(marked.text, encoded, example.labels or [], labels["entity_types"])]
+        learned.append({one.type for one in found})
+        sure = [{**asdict(one), "score": 1.0} for one in found]
+        following = task.then(following, [{"entities": sure, "triples": []}])
+    assert len(made) == len(learned) == 2
+    assert learned[0] == {"evidence"}
+    assert "answer" in learned[1]
+    assert asked[1]["read"][0]["text"] == facts[0]
+    said = with_read(asked[1], [{"entities": sure, "triples": []}])
+    assert task.prediction(record, said) == answer
+    assert said[0]["entities"][0]["text"] == facts[0]  # what it follows from is told
+    assert task.then({**record, "read": [{"text": "x"}]}, [{"entities": sure[:1], "triples": []}]) is None
+    assert task.then(record, [{"entities": [], "triples": []}]) is None
+    (alone,) = task.encode([{**record, "evidence": []}], read, labels)
+    assert len(alone or ()) == 1
+    (once,) = ExtractedAnswers(QuestionAnswering()).encode([record], read, labels)
+    assert len(once or ()) == 1

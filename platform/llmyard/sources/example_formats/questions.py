@@ -128,7 +128,8 @@ def babi(lines: Iterable[tuple[int, str | Fault]]) -> Iterator[Found]:
 
     An answer that is one word of the story has a ``start``: where it stands last in the facts that the file names as
     support, else in all sentences. Yes, no, maybe, counts and lists have none. The supporting facts are the answer's
-    ``evidence``. A story that lacks a line is quarantined from there on: nobody can tell which questions need it.
+    ``evidence``, in the order in which the file names them: one leads to the next. A story that lacks a line is
+    quarantined from there on: nobody can tell which questions need it.
     """
     story = _Story()
     for number, line in lines:
@@ -181,7 +182,8 @@ class _Story:
                 found["start"] = start
             record = {"context": " ".join(self.sentences[:count]), "question": question, "answers": [found]}
             if facts:
-                record["evidence"] = [{"text": self.sentences[at], "start": self._offset(at)} for at in sorted(facts)]
+                facts = list(dict.fromkeys(facts))
+                record["evidence"] = [{"text": self.sentences[at], "start": self._offset(at)} for at in facts]
             yield number, {"group": group, **record}
 
     def _offset(self, index: int) -> int:
