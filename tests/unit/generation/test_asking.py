@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from llmyard.generation.answers import answers_of
 from llmyard.generation.asking import Reply, ask
 from llmyard.generation.engine import Delta, Finish, GenerateRequest, Unsupported
 from llmyard.generation.model import Model
@@ -153,3 +155,46 @@ def test_likely_tokens_only_are_drawn_below_top_p(tiny: Any) -> None:
     request = GenerateRequest("1", base.tokenizer.encode("有一天"), 4, top_p=0.0)
     with pytest.raises(Unsupported, match="top_p"):
         asyncio.run(anext(base.engine.generate(dataclasses.replace(request))))
+
+
+class Stepper(Recorder):
+    """Finds the first sentence as evidence; with it behind the question, "Kora" as the answer."""
+
+    FACT, CONTEXT = "Malo took the lamp.", "Malo took the lamp. Malo went to Kora."
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
+        return self.annotate_batch(texts)
+
+    def annotate_batch(self, texts: Sequence[str]) -> list[Annotation]:
+        self.texts += texts
+        found = []
+        for text in texts:
+            knows = self.FACT in text.partition("\n")[0]
+            what, kind, score = ("Kora", "answer", 2.0) if knows else (self.FACT, "evidence", 1.0)
+            at = text.index(what, text.index("\n"))
+            found.append(Annotation((Entity(what, kind, at, at + len(what), score),), ()))
+        return found
+
+    def capabilities(self) -> Any:
+        return SimpleNamespace(max_prompt_tokens=256)
+
+
+def test_a_question_is_read_again_with_what_was_found_alone_and_in_batches(tiny: Any) -> None:
+    engine: Any = Stepper(tiny.tokenizer)
+    task = task_of(QuestionAnswering(hops=2), "bert")
+    reader = Model("checkpoint/m@1", "m", engine, tiny.tokenizer, task)
+    record = {"question": "Where is the lamp?", "context": engine.CONTEXT, "language": "en", "answers": []}
+    alone = asyncio.run(reader.said(record))
+    assert engine.texts == [
+        f"Where is the lamp?\n{engine.CONTEXT}",
+        f"Where is the lamp? {engine.FACT}\n{engine.CONTEXT}",
+    ]
+    assert task.prediction(record, alone) == "Kora"
+    assert [each["text"] for window in alone for each in window["entities"]] == [engine.FACT, "Kora"]
+    assert answers_of(engine, task, [record] * 3, 2, {}) == [alone] * 3
+    once = Model("checkpoint/m@1", "m", engine, tiny.tokenizer, task_of(QuestionAnswering(), "bert"))
+    assert asyncio.run(once.predict(record)) == ""
