@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmyard.cli.shell import Shell
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job, place_of
-from llmyard.stages.config import AnyJob, AnyStage, Pipeline, hub_models, job_adapter, stages_of
+from llmyard.stages.config import AnyJob, AnyStage, Pipeline, Sweep, hub_models, job_adapter, stages_of
 from llmyard.stages.sizing import size_of
 
 
@@ -30,6 +30,7 @@ def run_job(
 ) -> dict[str, Any]:
     """Runs a job with its live view and returns what ``--json`` prints."""
     from llmyard.cli.messages import say
+    from llmyard.cli.sweeps import trials_table
     from llmyard.cli.view import JobView, duration, results_table
     from llmyard.stages.run import run
 
@@ -41,6 +42,9 @@ def run_job(
             job, storage=store.storage.uri, address=address, force=force, progress=view.stage, on_result=view.result
         )
     console.print(results_table(results))
+    for result in results:
+        if result.kind == "sweep":
+            console.print(trials_table(result.artifacts[0]))
     console.print(say("total", seconds=duration(sum(result.seconds for result in results))))
     made = [
         {"kind": item.kind, "name": item.name, "version": item.version, "path": item.uri, "metrics": item.metrics}
@@ -96,8 +100,7 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
     """Raises RequestError if sources' files or a model of the hub are not there, with the place that names them."""
     from llmyard.sources.corpus import check_source
 
-    for index, stage in enumerate(stages_of(job)):
-        at: tuple[str | int, ...] = ("stages", index) if isinstance(job, Pipeline) else ()
+    for at, stage in _placed(job):
         named = [((*at, "sources", number), each) for number, each in enumerate(getattr(stage, "sources", ()) or ())]
         data = getattr(stage, "data", None)
         named += [((*at, "data"), data)] if data is not None else []
@@ -117,6 +120,16 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
                 field, error = fault
                 place = place_of(path, overrides, (*where, *field))
                 raise RequestError(f"{place}: {error.what}", error.remedy)
+
+
+def _placed(job: AnyJob, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnyStage]]:
+    """Yields where each stage stands in a job file, those that a sweep tries out instead of the sweep."""
+    for index, stage in enumerate(stages_of(job)):
+        place = (*at, "stages", index) if isinstance(job, Pipeline) else at
+        if isinstance(stage, Sweep):
+            yield from _placed(stage.job, (*place, "job"))
+        else:
+            yield place, stage
 
 
 def check_space(storage: Any) -> None:

@@ -170,6 +170,9 @@ def key_figure(result: StageResult) -> tuple[str, str]:
             return f"{name} {value:.3g}", ""
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
+    if result.kind == "sweep":
+        name = result.artifacts[0].config["objective"]["metric"]
+        return f"{name} {metrics[name]:.4g}", ""
     if result.kind == "index":
         return say("passages", count=f"{metrics.get('passages', 0):,.0f}"), ""
     return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""

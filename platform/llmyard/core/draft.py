@@ -108,6 +108,12 @@ class Draft:
         tidy(artifact, entries)
         return artifact
 
+    def discard(self) -> None:
+        """Removes all that was written: nobody is to go on with it."""
+        self.lease.check()
+        self.storage.delete_folder(self.folder)
+        self._done = True
+
     def _check(self) -> None:
         self.lease.check()
         if self.storage.read(f"{self.folder}/{MARK}") is not None:

@@ -53,3 +53,7 @@ class DataError(LlmyardError):
 
 class TrainingError(LlmyardError):
     """Training cannot go on: the loss is not finite, or the workers failed too often."""
+
+
+class Pruned(LlmyardError):
+    """A trial of a sweep ended early because others do better; it leaves no artifact."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from llmyard.core.errors import Busy, LlmyardError
+from llmyard.core.errors import Busy, LlmyardError, Pruned
 from llmyard.core.spool import Spool
 from llmyard.core.tracking import (
     Line,
@@ -186,7 +186,8 @@ class StageRun:
     ) -> None:
         if self._tracker is not None:
             self._tracker.close()
-        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        is_failure = kind is not None and issubclass(kind, Exception) and not issubclass(kind, Pruned)
+        status = "FINISHED" if kind is None else "FAILED" if is_failure else "KILLED"
         try:
             self._folder.end(
                 status, **self._result

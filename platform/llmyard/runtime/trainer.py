@@ -7,8 +7,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,21 +26,39 @@ class Board:
 
     @classmethod
     def start(cls) -> Board:
-        """Returns a new board."""
-        return cls(_here(_Board))
+        """Returns a new board; where training runs in this process, one that nobody reads."""
+        return cls(None if _trains_here.get() else actor_here(_Board))
 
     def post(self, **values: float) -> None:
         """Replaces what the driver's view shows; does not wait, and what comes late is simply not shown."""
-        self.handle.post.remote(values)
+        if self.handle is not None:
+            self.handle.post.remote(values)
 
     def read(self) -> dict[str, float]:
         """Returns what the workers posted."""
         import ray
 
+        if self.handle is None:
+            return {}
         try:
             return ray.get(self.handle.posted.remote(), timeout=5)  # type: ignore[no-any-return]
         except ray.exceptions.RayError:
             return {}
+
+
+_trains_here: ContextVar[bool] = ContextVar("trains_here", default=False)
+
+
+@contextlib.contextmanager
+def training_here(is_here: bool) -> Iterator[None]:
+    """Within the block a training with one worker runs in this process: a trial of a sweep is one of Ray's processes
+    already, and another one would take longer to start than a small trial to run.
+    """
+    before = _trains_here.set(is_here)
+    try:
+        yield
+    finally:
+        _trains_here.reset(before)
 
 
 class _Board:
@@ -174,6 +193,9 @@ def run_workers(
         RequestError: There are fewer CPUs or GPUs than the workers need; Ray would wait for them for ever.
         LlmyardError: What a worker raised, at once; or TrainingError when the restarts are used up.
     """
+    if board.handle is None:
+        work({"argument": argument, "asked": lambda: (False, False)})
+        return
     _refuse_too_many(resources)
     workers = resources.workers
     # A short poll finds a dead worker quickly; workers past a few hundred are polled less often.
@@ -262,13 +284,13 @@ def _fitted(trainer: Any, board: Any, watch: Callable[[], None]) -> BaseExceptio
     return finished.exception()
 
 
-def _here(kind: type) -> Any:
+def actor_here(kind: type, *arguments: Any) -> Any:
     """Returns an actor on the driver's own node: it goes when the driver goes, and not when a node of workers does."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote(*arguments)
 
 
 def _stop(board: Any, finished: Future[None]) -> None:

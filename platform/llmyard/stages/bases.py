@@ -8,10 +8,11 @@ from pathlib import Path
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.models.written import Shape, shape_of
-from llmyard.stages.config import Finetune, Pretrain, refusal
+from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.importing import files_of, print_of, take_in
 from llmyard.stages.naming import HUB, hub_name
 from llmyard.stages.templates import TEMPLATE_FILES
+from llmyard.stages.training_config import refusal
 from llmyard.tasks.catalogue import form_of, kin_of
 from llmyard.tokens.tokenizer import FILE
 from llmyard.training.config import FAMILIES, objectives_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmyard.stages.config import Finetune, Pretrain, longest_of, prompt_tokens
+from llmyard.stages.config import Finetune, Pretrain
+from llmyard.stages.training_config import longest_of, prompt_tokens
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 from llmyard.training.methods import Lora, PromptTuning
 

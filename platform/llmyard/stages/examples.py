@@ -15,9 +15,10 @@ from llmyard.core.storage import Storage
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import BadRecord, listing, revision
 from llmyard.sources.examples import ExampleUnit, plan_examples, read_examples, splits_of
-from llmyard.stages.config import NAME_TOKENS, Finetune, prompt_tokens
+from llmyard.stages.config import Finetune
 from llmyard.stages.preparing.encoding import folder_for
 from llmyard.stages.stage import Making
+from llmyard.stages.training_config import NAME_TOKENS, prompt_tokens
 from llmyard.tasks.catalogue import form_of, task_of
 from llmyard.tasks.task import BadExample, Record, Task
 from llmyard.tokens.tokenizer import FILE

@@ -8,11 +8,12 @@ from typing import Any
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.stages.bases import base_of, check_family, same_tokenizer
-from llmyard.stages.config import Finetune, longest_of
+from llmyard.stages.config import Finetune
 from llmyard.stages.examples import content, encode_examples, parts_of, prompt_ids
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.templates import with_template
 from llmyard.stages.training import TrainJob, is_apart, run_training
+from llmyard.stages.training_config import longest_of
 from llmyard.tasks.catalogue import form_of, kin_of
 from llmyard.tasks.config import LABELLERS
 from llmyard.tasks.question_answering import QUESTION_END
@@ -163,6 +164,7 @@ def make(config: Finetune, making: Making) -> Made:
         folder=draft.folder,
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
+        trial=making.context.trial,
         board=Board.start(),
         family=family,
         label_smoothing=float(base.details.get("label_smoothing", 0.0)) if base is not None else 0.0,

@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,19 @@ class Observer:
         self._tracker.log(
             step + 1, {f"validation/{name.removeprefix('validation_')}": each for name, each in figures.items()}
         )
+
+        trial = self._job.trial
+        if trial is not None and self._rank == 0 and step < self._config.steps:
+            trial.report(step, {name: float(each) for name, each in figures.items()})
+
+    def asked(self, asked: Callable[[], tuple[bool, bool]]) -> Callable[[], tuple[bool, bool]]:
+        """Returns what a worker was asked: to save now, to stop after that; a trial that others leave behind is too."""
+
+        def also_by_the_trial() -> tuple[bool, bool]:
+            save, stop = asked()
+            return save, stop or bool(self._job.trial is not None and self._job.trial.ended)
+
+        return also_by_the_trial
 
     def event(self, step: int, verdict: Verdict) -> None:
         """Takes a step that went wrong; on rank 0."""

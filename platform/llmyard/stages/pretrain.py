@@ -158,6 +158,7 @@ def make(config: Pretrain, making: Making) -> Made:
         folder=draft.folder,
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
+        trial=making.context.trial,
         board=Board.start(),
         phases=phases,
         replay=replay,

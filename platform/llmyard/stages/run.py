@@ -122,8 +122,22 @@ def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
     return missing
 
 
+def outer_inputs(job: AnyJob) -> list[tuple[str, str]]:
+    """Returns (kind, reference) of the artifacts that a job takes and that no earlier stage of it makes."""
+    made: set[tuple[str, str]] = set()
+    found: list[tuple[str, str]] = []
+    for stage in stages_of(job):
+        found += [(kind, name) for kind, name in inputs_of(stage) if (kind, name.rpartition("/")[2]) not in made]
+        made.add((ARTIFACT_KIND[stage.kind], stage.output))
+        if stage.kind == "prepare":
+            made.add(("tokenizer", stage.output))
+    return list(dict.fromkeys(found))
+
+
 def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
-    """Returns (kind, reference) of the artifacts that a stage names."""
+    """Returns (kind, reference) of the artifacts that a stage names; of a sweep those that its trials take."""
+    if stage.kind == "sweep":
+        return outer_inputs(stage.job)
     named: list[tuple[str, str]] = []
     if stage.kind == "prepare" and isinstance(stage.tokenizer, str):
         named.append(("tokenizer", stage.tokenizer))

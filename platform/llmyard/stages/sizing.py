@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from llmyard.models.config import Model
 from llmyard.models.size import activation_bytes, parameters_of, training_bytes, training_flops, weights_a_token
-from llmyard.stages.config import Finetune, Pretrain, longest_of
+from llmyard.stages.config import Finetune, Pretrain
+from llmyard.stages.training_config import longest_of
 
 # What a small float32 model reached on one core of the machine in the README; a GPU user reads it as an upper bound.
 FLOPS_A_DEVICE = 4.0e10

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from llmyard.core.artifacts import Artifact, ArtifactStore, Draft, FileEntry, code_version
 from llmyard.core.config import Config
+from llmyard.core.errors import Pruned
 from llmyard.core.fingerprint import fingerprint
 from llmyard.stages.config import ARTIFACT_KIND, AnyStage
 
@@ -78,6 +79,8 @@ class Context:
         tracking: The connection to MLflow (``runtime.tracking.Tracking``).
         progress: Makes the live view of a stage: (stage number, stage) -> Progress.
         force: Run stages anew although their result exists.
+        parent: Token of the tracked run above; "" for none.
+        trial: Takes the figures of a trial on its way (``stages.sweeping.trial_run.Reporter``); None outside of sweeps.
     """
 
     store: ArtifactStore
@@ -85,6 +88,8 @@ class Context:
     progress: Callable[[AnyStage], Progress]
     force: bool = False
     pipeline: str = ""
+    parent: str = ""
+    trial: Any = None
 
     def tracked(self, stage: AnyStage, draft: Draft, parents: Mapping[str, Artifact]) -> Any:
         """Returns the context manager of a stage's MLflow run; one run a version, also after crashes."""
@@ -102,6 +107,7 @@ class Context:
             params=_flat(stage.decisive()),
             tags={"llmyard.stage": stage.kind, "llmyard.pipeline": self.pipeline},
             code_version=code_version(),
+            parent_token=self.parent,
         )
         return StageRun(self.tracking, spec)
 
@@ -187,7 +193,11 @@ def run_stage(stage: AnyStage, context: Context) -> StageResult:
         context.store.begin(kind, stage.output, plan.fingerprint) as draft,
         context.tracked(stage, draft, plan.parents) as run,
     ):
-        made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
+        try:
+            made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))
+        except Pruned:
+            draft.discard()
+            raise
         parents = [item.reference for item in plan.parents.values()] + list(made.extra_parents)
         artifact = draft.commit(
             config=stage.model_dump(mode="json"),

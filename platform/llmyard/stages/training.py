@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmyard.core.artifacts import Artifact
-from llmyard.core.errors import RequestError
+from llmyard.core.errors import Pruned, RequestError
 from llmyard.core.storage import Storage
 from llmyard.stages.config import Finetune, Pretrain
 from llmyard.stages.stage import Making
@@ -52,6 +52,7 @@ class TrainJob:
         teacher: Checkpoint whose probabilities are learned too.
         vectors: Checkpoint whose input vectors a new model begins with.
         counts: How often each token stands in the training data, for objectives that draw tokens.
+        trial: Takes the figures of a trial of a sweep, and says when it ends; None outside of sweeps.
         token: What the driver writes into the storage, for workers to see.
     """
 
@@ -74,6 +75,7 @@ class TrainJob:
     counts: I64 | None = None
     family: str = ""
     label_smoothing: float = 0.0
+    trial: Any = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -92,6 +94,8 @@ def run_training(job: TrainJob, making: Making) -> dict[str, float]:
 
     job.storage.write(f"{job.folder}/{SHARED}", job.token.encode())
     run_workers(work, job, job.config.resources, making.draft.version, job.board, watch)
+    if job.trial is not None and (why := job.trial.why()):
+        raise Pruned(why, "its settings and figures are in the sweep's table")
     metrics: dict[str, float] = json.loads(job.storage.read(f"{job.folder}/_making/metrics.json") or b"{}")
     pages = [name for name in PAGES.values() if job.storage.read(f"{job.folder}/{name}") is not None]
     making.run.attach(pages)
@@ -195,7 +199,7 @@ def work(config: Mapping[str, Any]) -> None:
 
         hooks = Hooks(
             observer.log, save, step=observer.step, event=observer.event, saved=saved, layers=observer.layers,
-            evaluate=evaluate, asked=config["asked"],
+            evaluate=evaluate, asked=observer.asked(config["asked"]),
         )  # fmt: skip
         sampler = Sampler(job, tokenizer, judged) if stage.samples is not None else None
         meter = _meter(layout, streams, stage)

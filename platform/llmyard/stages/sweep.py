@@ -1,0 +1,174 @@
+"""``sweep``: trials of a job with other settings, on Ray Tune; the best one's result is kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
+from llmyard.stages.config import AnyStage, Sweep, stages_of
+from llmyard.stages.stage import Made, Making, module_of, run_stage
+from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
+from llmyard.sweeps.searchers import importance
+from llmyard.sweeps.space import grid
+from llmyard.sweeps.trial import Trial, best_of, front_of
+
+REVISION = 1
+_JOURNAL = "_making/trials"
+
+
+def parents(config: Sweep, store: ArtifactStore) -> Mapping[str, Artifact]:
+    """Returns what the job takes that none of its stages makes.
+
+    Raises:
+        MissingArtifact: Something of it is not there.
+    """
+    from llmyard.stages.run import outer_inputs
+
+    return {f"{kind}:{name}": store.get(name, None if "/" in name else kind) for kind, name in outer_inputs(config.job)}
+
+
+def sources(config: Sweep, parents: Mapping[str, Artifact]) -> list[Any]:
+    """Returns the listings of the files that the job's stages read."""
+    found: list[Any] = []
+    for stage in stages_of(config.job):
+        try:
+            found.append(module_of(stage).sources(stage, {}))
+        except KeyError:  # of what is made on the way nothing is known yet; it has a fingerprint of its own
+            found.append(stage.output)
+    return found
+
+
+def make(config: Sweep, making: Making) -> Made:
+    """Runs the trials, keeps what the best ones made, and writes the tables and the page."""
+    from llmyard.runtime.tuner import Referee, room_for, run_trials
+    from llmyard.stages.sweeping.journal import Journal
+    from llmyard.stages.sweeping.trial_run import TrialWork, run_trial
+
+    context, draft = making.context, making.draft
+    store = context.store
+    shared: list[Artifact] = []
+    for stage in shared_stages(config):
+        result = run_stage(stage, replace(context, store=store, parent=making.run.spec.token))
+        shared += result.artifacts
+        for artifact in result.artifacts:
+            store = store.pinned(artifact)
+    own = [stages_of(config.job)[place] for place in own_places(config)]
+    cpus, gpus, is_here = _needs(own)
+    room = room_for(cpus, gpus, is_here, config.concurrent)
+    referee = Referee.start(Journal, draft.storage, f"{draft.folder}/{_JOURNAL}", config)
+    pinned = tuple(dict.fromkeys([*shared, *making.parents.values()]))
+    work = TrialWork(
+        config, draft.storage, context.tracking.service, referee, making.run.spec.token, pinned, is_here,
+        max(1, int(cpus)),
+    )  # fmt: skip
+    try:
+        run_trials(run_trial, work, referee, room, _Watch(config, referee, making))
+        trials: list[Trial] = referee.ask("all")
+        seconds = float(referee.ask("seconds"))
+        best = best_of(trials, config.objective)
+        if best is None:
+            raise _nothing(config, trials)
+        _keep(config, trials, store, referee)
+        trials = referee.ask("all")
+    finally:
+        referee.end()
+    return _made(config, making, trials, best, seconds)
+
+
+def _needs(stages: Sequence[AnyStage]) -> tuple[float, float, bool]:
+    """Returns the CPUs and GPUs that a trial takes at once, and whether its own process takes them: where every stage
+    of it trains with one worker.
+    """
+    trains = [stage for stage in stages if stage.kind in ("pretrain", "finetune")]
+    alone = [stage for stage in trains if stage.resources.most == 1 and not stage.resources.gpus_per_worker]
+    cpus = max((stage.resources.least * stage.resources.cpus_per_worker for stage in trains), default=1.0)
+    gpus = max((stage.resources.least * stage.resources.gpus_per_worker for stage in trains), default=0.0)
+    return float(cpus), float(gpus), len(alone) == len(stages)
+
+
+class _Watch:
+    """Tells the live view how far the sweep is."""
+
+    def __init__(self, config: Sweep, referee: Any, making: Making) -> None:
+        self._config, self._referee, self._progress = config, referee, making.progress
+        self._total = config.budget.trials if config.budget is not None else None
+        if config.search.kind == "grid":
+            self._total = grid(config.space, config.search.points).size
+
+    def __call__(self) -> None:
+        trials: list[Trial] = self._referee.ask("all")
+        count = Counter(each.state for each in trials)
+        note = f"{count['running']} running, {count['pruned']} pruned, {count['failed']} failed"
+        best = best_of(trials, self._config.objective)
+        if best is not None:
+            metric = self._config.objective.metric
+            note = f"best {metric} {best.metrics[metric]:.4g} (trial {best.number}), {note}"
+        ended = len(trials) - count["running"]
+        self._progress.update(ended, max(self._total or len(trials), 1), note)
+
+
+def _nothing(config: Sweep, trials: Sequence[Trial]) -> LlmyardError:
+    failed = [each for each in trials if each.state == "failed"]
+    if failed:
+        return RequestError(
+            f"no trial of {len(trials)} finished; trial {failed[0].number} with {dict(failed[0].values)}: "
+            f"{failed[0].why}",
+            "mend what it says, or the space",
+        )
+    return RequestError(
+        f"no trial of {len(trials)} finished with a number as its {config.objective.metric}",
+        "allow more trials, a smaller learning rate, or later stopping",
+    )
+
+
+def _keep(config: Sweep, trials: Sequence[Trial], store: ArtifactStore, referee: Any) -> None:
+    """Removes what all trials but the best ones made."""
+    objectives = config.objectives
+    ranked = sorted(
+        (each for each in trials if each.state == "finished"),
+        key=lambda each: (objectives[0].cost(each.value(objectives[0]) or 0.0), each.number),
+    )
+    kept = {each.number for each in [*ranked[: config.keep], *(front_of(trials, objectives) if config.also else [])]}
+    for each in ranked:
+        if each.number in kept or not each.artifact:
+            continue
+        try:
+            made = [each.artifact, *(item.reference for _, item in store.lineage(store.get(each.artifact)))]
+            own = [name for name in dict.fromkeys(made) if f"-{config.output}-{each.number:04d}" in name]
+            for name in own:
+                store.remove(name)
+        except (MissingArtifact, RequestError):  # removed by an attempt before, or used by something else by now
+            pass
+        referee.ask("drop", each.number)
+
+
+def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, seconds: float) -> Made:
+    from llmyard.stages.sweep_report import pages
+
+    draft = making.draft
+    draft.keep("trials.jsonl", "".join(f"{each.to_json()}\n" for each in trials).encode())
+    found = {
+        "values": dict(best.values), "metrics": dict(best.metrics), "trial": best.number, "artifact": best.artifact,
+        "run": best.run,
+    }  # fmt: skip
+    draft.keep("best.json", json.dumps(found, ensure_ascii=False, indent=1).encode())
+    weights = importance(config, trials)
+    spent = {
+        "seconds": seconds, "trial_seconds": sum(each.seconds for each in trials),
+        "steps": float(sum(each.steps for each in trials)),
+    }  # fmt: skip
+    for name, page in pages(config.output, config, trials, weights, spent).items():
+        draft.keep(name, page.encode())
+    making.run.attach(["report.html", "report.zh.html", "trials.jsonl", "best.json"])
+    states = ("finished", "pruned", "failed")
+    metrics = {f"trials_{state}": float(sum(each.state == state for each in trials)) for state in states}
+    metrics |= {**best.metrics, **spent}
+    also = (making.context.store.get(best.artifact),) if best.artifact else ()
+    front = [each.number for each in front_of(trials, config.objectives)]
+    details = {"best": found, "importance": weights, "front": front}
+    return Made(metrics, details, also=also, extra_parents=tuple(each.reference for each in also))
