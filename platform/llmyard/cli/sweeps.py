@@ -23,7 +23,7 @@ def trials_table(sweep: Artifact) -> Table:
     )
     counts = {state: sum(each.state == state for each in trials) for state in ("finished", "pruned", "failed")}
     paths = list(sweep.config["space"])
-    table = Table(show_edge=False, pad_edge=False, caption=say("trials", **counts), caption_justify="left")
+    table = Table(show_edge=False, pad_edge=False, title=say("trials", **counts), title_justify="left", title_style="")
     for name in (say("trial"), objective.metric, *paths):
         table.add_column(name, overflow="fold")
     for each in ranked[:_SHOWN]:

@@ -170,6 +170,8 @@ def key_figure(result: StageResult) -> tuple[str, str]:
             return f"{name} {value:.3g}", ""
         split = next(iter(metrics)).partition("/")[0]
         return f"{split} {key} {metrics[f'{split}/{key}']:.3g}", f"{metrics[f'{split}/baseline_{key}']:.3g}"
+    if result.kind == "command":
+        return next((f"{name} {value:.4g}" for name, value in metrics.items()), ""), ""
     if result.kind == "sweep":
         name = result.artifacts[0].config["objective"]["metric"]
         return f"{name} {metrics[name]:.4g}", ""

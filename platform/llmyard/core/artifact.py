@@ -17,7 +17,7 @@ from llmyard.core.errors import CorruptArtifact, RequestError
 from llmyard.core.storage import Storage
 
 FORMAT_VERSION = 1
-KINDS = ("tokenizer", "shards", "checkpoint", "adapter", "report", "records", "index", "sweep")
+KINDS = ("tokenizer", "shards", "checkpoint", "adapter", "report", "records", "index", "files", "sweep")
 MARK = "artifact.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHUNK = 1 << 22

@@ -16,6 +16,7 @@ from llmyard.runtime.session import cause_of, is_lost, plain_error, session_fold
 from llmyard.runtime.trainer import actor_here
 
 _LOOK_SECONDS = 1.0
+_ENDED = "ended"  # Tune wants some figure; the true ones go to the referee
 _ATTEMPTS = 3  # at a trial whose process was lost
 
 
@@ -159,8 +160,11 @@ def _fit(tuner: Any, finished: Future[Any]) -> None:
         finished.set_exception(error)
 
 
-def _trial(config: dict[str, Any], work: Callable[[Any, int, Mapping[str, Any]], None], argument: Any) -> None:
+def _trial(
+    config: dict[str, Any], work: Callable[[Any, int, Mapping[str, Any]], None], argument: Any
+) -> dict[str, float]:
     work(argument, config["number"], config["values"])
+    return {_ENDED: 1.0}
 
 
 def _proposals(referee: Referee) -> Any:
@@ -171,7 +175,7 @@ def _proposals(referee: Referee) -> Any:
         """Hands out what the referee says; a trial that Tune gave up is told to it as failed."""
 
         def __init__(self) -> None:
-            super().__init__(metric="none", mode="min")
+            super().__init__(metric=_ENDED, mode="max")
             self.error: LlmyardError | None = None
             self._numbers: dict[str, int] = {}
 

@@ -11,6 +11,7 @@ from llmyard.core.config import Config, Inert
 from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import learns_positions
 from llmyard.sources.config import DocumentSource, Limits
+from llmyard.stages.command_config import Command
 from llmyard.stages.evaluate_config import Evaluate
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
@@ -57,7 +58,7 @@ class Sweep(Stage, Searching):
         if any(stage.kind == "sweep" for stage in stages):
             raise ValueError("`job` holds a sweep: trials cannot sweep themselves")
         if self.stopping is not None and not any(
-            getattr(stage, "evaluate_every_steps", None) and not isinstance(stage, Evaluate) for stage in stages
+            stage.kind == "command" or getattr(stage, "evaluate_every_steps", None) for stage in stages
         ):
             raise ValueError("`stopping` needs figures on the way: set `evaluate_every_steps` in `job`")
         for path, dimension in self.space.items():
@@ -71,7 +72,7 @@ class Sweep(Stage, Searching):
         return self
 
 
-StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Sweep, Field(discriminator="kind")]
+StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep, Field(discriminator="kind")]
 
 
 class Pipeline(Config):
@@ -126,22 +127,25 @@ class Pipeline(Config):
         return self
 
 
-SweptJob = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Pipeline, Field(discriminator="kind")]
+SweptJob = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Command | Pipeline, Field(discriminator="kind")]
 Sweep.model_rebuild()
 Pipeline.model_rebuild()
 
 ARTIFACT_KIND = {
     "prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report", "index": "index",
-    "sweep": "sweep",
+    "command": "files", "sweep": "sweep",
 }  # fmt: skip
 
-Job = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Sweep | Pipeline, Field(discriminator="kind")]
-AnyStage = Prepare | Pretrain | Finetune | Evaluate | Index | Sweep
+Job = Annotated[
+    Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep | Pipeline, Field(discriminator="kind")
+]
+AnyStage = Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep
 AnyJob = AnyStage | Pipeline
 
 __all__ = [
     "AnyJob",
     "AnyStage",
+    "Command",
     "Evaluate",
     "Finetune",
     "Index",

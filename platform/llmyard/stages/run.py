@@ -138,6 +138,8 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
     """Returns (kind, reference) of the artifacts that a stage names; of a sweep those that its trials take."""
     if stage.kind == "sweep":
         return outer_inputs(stage.job)
+    if stage.kind == "command":
+        return [(reference.partition("/")[0], reference) for reference in stage.takes.values()]
     named: list[tuple[str, str]] = []
     if stage.kind == "prepare" and isinstance(stage.tokenizer, str):
         named.append(("tokenizer", stage.tokenizer))

@@ -14,7 +14,7 @@ from llmyard.stages.config import AnyStage, Sweep, stages_of
 from llmyard.stages.stage import Made, Making, module_of, run_stage
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
 from llmyard.sweeps.searchers import importance
-from llmyard.sweeps.space import grid
+from llmyard.sweeps.space import Grid
 from llmyard.sweeps.trial import Trial, best_of, front_of
 
 REVISION = 1
@@ -61,7 +61,7 @@ def make(config: Sweep, making: Making) -> Made:
     cpus, gpus, is_here = _needs(own)
     room = room_for(cpus, gpus, is_here, config.concurrent)
     referee = Referee.start(Journal, draft.storage, f"{draft.folder}/{_JOURNAL}", config)
-    pinned = tuple(dict.fromkeys([*shared, *making.parents.values()]))
+    pinned = tuple({each.reference: each for each in [*making.parents.values(), *shared]}.values())
     work = TrialWork(
         config, draft.storage, context.tracking.service, referee, making.run.spec.token, pinned, is_here,
         max(1, int(cpus)),
@@ -82,13 +82,20 @@ def make(config: Sweep, making: Making) -> Made:
 
 def _needs(stages: Sequence[AnyStage]) -> tuple[float, float, bool]:
     """Returns the CPUs and GPUs that a trial takes at once, and whether its own process takes them: where every stage
-    of it trains with one worker.
+    of it is a program, or trains with one worker.
     """
-    trains = [stage for stage in stages if stage.kind in ("pretrain", "finetune")]
-    alone = [stage for stage in trains if stage.resources.most == 1 and not stage.resources.gpus_per_worker]
-    cpus = max((stage.resources.least * stage.resources.cpus_per_worker for stage in trains), default=1.0)
-    gpus = max((stage.resources.least * stage.resources.gpus_per_worker for stage in trains), default=0.0)
-    return float(cpus), float(gpus), len(alone) == len(stages)
+    cpus, gpus, is_here = [1.0], [0.0], True
+    for stage in stages:
+        if stage.kind == "command":
+            cpus.append(stage.resources.cpus)
+            gpus.append(stage.resources.gpus)
+        elif stage.kind in ("pretrain", "finetune"):
+            cpus.append(stage.resources.least * stage.resources.cpus_per_worker)
+            gpus.append(stage.resources.least * stage.resources.gpus_per_worker)
+            is_here &= stage.resources.most == 1
+        else:  # it works in processes of its own
+            is_here = False
+    return max(cpus), max(gpus), is_here
 
 
 class _Watch:
@@ -98,7 +105,7 @@ class _Watch:
         self._config, self._referee, self._progress = config, referee, making.progress
         self._total = config.budget.trials if config.budget is not None else None
         if config.search.kind == "grid":
-            self._total = grid(config.space, config.search.points).size
+            self._total = Grid(config.space, config.search.points).size
 
     def __call__(self) -> None:
         trials: list[Trial] = self._referee.ask("all")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmyard.core.seeds import mix
-from llmyard.sweeps.config import Dimension, Objective, Searching, TpeSearch
-from llmyard.sweeps.space import Grid, Space, active, at_step, drawn, grid, key_of, size, step_of, steps
+from llmyard.sweeps.config import Dimension, GridSearch, Objective, Searching, TpeSearch
+from llmyard.sweeps.space import Grid, Space, active, at_share, at_step, drawn, key_of, share_of, size, step_of, steps
 from llmyard.sweeps.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _DRAWS = 64  # of a random trial before the settings that are left are gone through
 _PROPOSALS = 4  # of a sampler that proposes again what was tried
+_JOINTLY = False  # whether dimensions without a condition are sampled together
 _LEAST_TRIALS = 4  # of which importance says something
-_TREES = 64  # of the forest that importance is read from
+_TREES = 32  # of the forest that importance is read from
 _UNUSABLE = "figures are numbers"  # a constraint that trials without usable figures break
 
 
@@ -43,7 +44,7 @@ class Proposer(Protocol):
 def proposer(config: Searching) -> Proposer:
     """Returns what proposes the trials of a sweep."""
     if config.search.kind == "grid":
-        return _InOrder(grid(config.space, config.search.points))
+        return _InOrder(config, config.search)
     if config.search.kind == "random":
         return _AtRandom(config)
     return _ByDensities(config, config.search)
@@ -66,12 +67,13 @@ def importance(config: Searching, trials: Sequence[Trial]) -> dict[str, float]:
     usable = [each for each in told if each.figures]
     if len(usable) < _LEAST_TRIALS or len({each.figures for each in usable}) == 1:
         return {}
-    optuna = _optuna()
-    study = optuna.create_study()
-    scales = _scales(config.space)
-    study.add_trials([_frozen(scales, each) for each in usable])
+    from optuna.importance import FanovaImportanceEvaluator
+
+    study = _study([config.objective])
+    distributions = _distributions(config.space)
+    study.add_trials([_frozen(config.space, distributions, each) for each in usable])
     try:
-        found = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0).evaluate(study)
+        found = FanovaImportanceEvaluator(n_trees=_TREES, seed=0).evaluate(study)
     except RuntimeError:  # the figures differ by so little that no tree finds any variance
         return {}
     return {path: float(share) for path, share in found.items()}
@@ -80,103 +82,86 @@ def importance(config: Searching, trials: Sequence[Trial]) -> dict[str, float]:
 class _InOrder:
     """Goes through a grid."""
 
-    def __init__(self, settings: Grid) -> None:
-        self._settings = settings
+    def __init__(self, config: Searching, search: GridSearch) -> None:
+        self._grid = Grid(config.space, search.points)
 
     def propose(self, number: int, trials: Sequence[Trial]) -> dict[str, Any] | None:
-        return self._settings.values(number) if number < self._settings.size else None
+        return self._grid.values(number) if number < self._grid.size else None
 
 
-class _AtRandom:
-    """Draws independently; of a space with finitely many settings each once."""
+class _Once:
+    """Gives each setting once where there are finitely many."""
 
     def __init__(self, config: Searching) -> None:
         self._config = config
-        self._left = _Untried(config)
+        self._every = None if size(config.space) is None else Grid(config.space)
+
+    def _tried(self, known: Sequence[Trial]) -> set[str]:
+        """Returns the keys of what was tried, or none where there is always something new."""
+        return {key_of(each.values) for each in known} if self._every else set()
+
+    def _left(self, number: int, tried: set[str]) -> dict[str, Any] | None:
+        return self._every.another(tried, mix(self._config.seed, number)) if self._every else None
+
+
+class _AtRandom(_Once):
+    """Draws independently."""
 
     def propose(self, number: int, trials: Sequence[Trial]) -> dict[str, Any] | None:
-        tried = self._left.tried(_before(number, trials))
+        tried = self._tried(_before(number, trials))
         for attempt in range(_DRAWS):
             values = drawn(self._config.space, self._config.seed, number, attempt)
             if key_of(values) not in tried:
                 return values
-        return self._left.one(number, tried)
+        return self._left(number, tried)
 
 
-class _Untried:
-    """The settings of a space that no trial has had; where they are without number, none counts as tried."""
-
-    def __init__(self, config: Searching) -> None:
-        self._seed = config.seed
-        self._settings = None if size(config.space) is None else Grid(config.space)
-
-    def tried(self, trials: Sequence[Trial]) -> set[str]:
-        """Returns the keys of what was tried."""
-        return {key_of(each.values) for each in trials} if self._settings else set()
-
-    def one(self, number: int, tried: set[str]) -> dict[str, Any] | None:
-        """Returns a setting that was not tried, anywhere in the space; None where all were."""
-        if self._settings is None:
-            return None
-        every, first = self._settings.size, mix(self._seed, number)
-        for offset in range(min(every, len(tried) + 1)):  # of so many different ones one was not tried
-            values = self._settings.values((first + offset) % every)
-            if key_of(values) not in tried:
-                return values
-        return None
-
-
-class _ByDensities:
+class _ByDensities(_Once):
     """Draws where good trials were, by Optuna's tree-structured Parzen estimator.
 
     Optuna's study is built from the trials that are given, so that a restarted driver proposes from all that is known;
-    from one proposal to the next it is told only what is new. Of a space with finitely many settings each is proposed
-    once.
+    from one proposal to the next it is told only what is new.
     """
 
     def __init__(self, config: Searching, search: TpeSearch) -> None:
-        self._config = config
+        super().__init__(config)
         self._search = search
-        self._left = _Untried(config)
-        self._scales = _scales(config.space)
+        self._distributions = _distributions(config.space)
         self._restart()
 
     def propose(self, number: int, trials: Sequence[Trial]) -> dict[str, Any] | None:
-        optuna = _optuna()
+        from optuna.samplers import RandomSampler, TPESampler
+        from optuna.trial import TrialState
+
         known = _before(number, trials)
-        tried = self._left.tried(known)
+        tried = self._tried(known)
+        self._study.sampler = RandomSampler()  # while it is told: a trial that runs is to leave nothing but its values
         self._tell(known)
-        # A sampler for each trial: a random state that lives on would not survive a restart. Dimensions are sampled one
-        # by one: jointly, Optuna would leave those with a condition to chance.
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=mix(self._config.seed, number) >> 32,
-            n_startup_trials=self._search.startup_trials,
-            constant_liar=True,
-            multivariate=False,
-        )
-        asked: list[optuna.Trial] = []
+        # A sampler for each trial: a random state that lives on would not survive a restart.
+        seed, startup = mix(self._config.seed, number) >> 32, self._search.startup_trials
+        self._study.sampler = TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True, multivariate=_JOINTLY)
+        asked: list[optuna.trial.Trial] = []
         while len(asked) < _PROPOSALS:
             asked.append(self._study.ask())  # those before count as running, which drives the next one away from them
             found = self._suggested(asked[-1])
             if key_of(found) not in tried:
                 break
         for each in asked:
-            self._study.tell(each, state=optuna.trial.TrialState.FAIL)  # it comes again as a trial, once it runs
-        return self._left.one(number, tried) if key_of(found) in tried else found
+            self._study.tell(each, state=TrialState.FAIL)  # it comes again as a trial, once it runs
+        return self._left(number, tried) if key_of(found) in tried else found
 
-    def _suggested(self, asked: optuna.Trial) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for path in active(self._config.space, {}):
-            values[path] = self._scales[path].suggested(asked, path)
-        for path in active(self._config.space, values)[len(values) :]:
-            values[path] = self._scales[path].suggested(asked, path)
+    def _suggested(self, asked: optuna.trial.Trial) -> dict[str, Any]:
+        space, values = self._config.space, dict[str, Any]()
+        for path in active(space, {}):
+            values[path] = _suggested(asked, path, space[path])
+        for path in active(space, values)[len(values) :]:
+            values[path] = _suggested(asked, path, space[path])
         return values
 
     def _restart(self) -> None:
-        directions = [f"{each.mode}imize" for each in self._config.objectives]
-        self._study: optuna.Study = _optuna().create_study(directions=directions)
+        self._study = _study(self._config.objectives)
         self._told: dict[int, _Told] = {}
-        self._running: dict[int, optuna.Trial] = {}
+        self._running: dict[int, optuna.trial.Trial] = {}
 
     def _tell(self, known: Sequence[Trial]) -> None:
         """Brings the study up to what is known. Its trials are in the order of their numbers: older ones weigh less."""
@@ -186,10 +171,10 @@ class _ByDensities:
         for number, each in told.items():
             before = self._told.get(number)
             if before is None and each.state == "running":
-                self._study.enqueue_trial(_inner(self._scales, each))
-                self._running[number] = self._study.ask({path: self._scales[path].distribution for path in each.values})
+                self._study.enqueue_trial(_parameters(self._config.space, each))
+                self._running[number] = self._study.ask({path: self._distributions[path] for path in each.values})
             elif before is None:
-                self._study.add_trial(_frozen(self._scales, each))
+                self._study.add_trial(_frozen(self._config.space, self._distributions, each))
             elif before != each:
                 self._end(self._running.pop(number), each)
         self._told = told
@@ -203,12 +188,12 @@ class _ByDensities:
             for number, before in self._told.items()
         )
 
-    def _end(self, asked: optuna.Trial, told: _Told) -> None:
+    def _end(self, asked: optuna.trial.Trial, told: _Told) -> None:
         for step, value in told.last.items():
             asked.report(value, step)
         for name, value in told.constraints.items():
             asked.set_constraint(name, value)
-        self._study.tell(asked, told.figures or None, told.optuna_state)
+        self._study.tell(asked, told.figures or None, told.end)
 
 
 @dataclass(frozen=True)
@@ -235,61 +220,46 @@ class _Told:
         return {} if known else {_UNUSABLE: 1.0}
 
     @property
-    def optuna_state(self) -> optuna.trial.TrialState:
+    def end(self) -> optuna.trial.TrialState:
         """Returns what has become of one that does not run any more."""
         from optuna.trial import TrialState
 
-        if self.state == "failed":
-            return TrialState.FAIL
-        return TrialState.COMPLETE if self.figures else TrialState.PRUNED
+        ended = TrialState.COMPLETE if self.figures else TrialState.PRUNED
+        return TrialState.FAIL if self.state == "failed" else ended
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """How Optuna sees a dimension: what has steps by their numbers, since it knows no lists as choices and rounds."""
-
-    dimension: Dimension
-    distribution: BaseDistribution
-    by_steps: bool
-
-    def inner(self, value: Any) -> Any:
-        """Returns what stands for a value; one beyond the bounds is taken as the nearer one."""
-        if self.by_steps:
-            return step_of(self.dimension, value)
-        return min(self.dimension.high or 0.0, max(self.dimension.low or 0.0, value))
-
-    def suggested(self, asked: optuna.Trial, path: str) -> Any:
-        """Returns a value that Optuna proposes."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        inner: Any
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                inner = asked.suggest_categorical(path, choices)
-            case IntDistribution(low=low, high=high, log=log):
-                inner = asked.suggest_int(path, low, high, log=log)
-            case FloatDistribution(low=low, high=high, log=log):
-                inner = asked.suggest_float(path, low, high, log=log)
-        return at_step(self.dimension, inner) if self.by_steps else inner
+def _by_steps(dimension: Dimension) -> bool:
+    """Returns whether Optuna sees steps (it knows no lists as choices, and rounds) or shares (fANOVA knows no logs)."""
+    return dimension.kind != "logint" and steps(dimension) is not None
 
 
-def _scales(space: Space) -> dict[str, _Scale]:
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found = {}
+    found: dict[str, BaseDistribution] = {}
     for path, each in space.items():
-        count, low, high = steps(each), each.low or 0.0, each.high or 0.0
-        distribution: BaseDistribution
-        if each.kind == "choice":
-            distribution = CategoricalDistribution(range(count or 1))
-        elif each.kind == "logint":
-            distribution = IntDistribution(int(low), int(high), log=True)
-        elif count is not None:
-            distribution = IntDistribution(0, count - 1)
-        else:
-            distribution = FloatDistribution(low, high, log=each.kind == "loguniform")
-        found[path] = _Scale(each, distribution, count is not None and each.kind != "logint")
+        count = steps(each) or 1
+        whole = CategoricalDistribution(range(count)) if each.kind == "choice" else IntDistribution(0, count - 1)
+        found[path] = whole if _by_steps(each) else FloatDistribution(0.0, 1.0)
     return found
+
+
+def _suggested(asked: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
+    """Returns the value that Optuna proposes; by the distributions above."""
+    if not _by_steps(dimension):
+        return at_share(dimension, asked.suggest_float(path, 0.0, 1.0))
+    count = steps(dimension) or 1
+    if dimension.kind == "choice":
+        return at_step(dimension, asked.suggest_categorical(path, range(count)))
+    return at_step(dimension, asked.suggest_int(path, 0, count - 1))
+
+
+def _parameters(space: Space, told: _Told) -> dict[str, Any]:
+    """Returns the values of a trial as Optuna sees them."""
+    return {
+        path: step_of(space[path], value) if _by_steps(space[path]) else share_of(space[path], value)
+        for path, value in told.values.items()
+    }
 
 
 def _told(trial: Trial, objectives: Sequence[Objective]) -> _Told:
@@ -297,36 +267,33 @@ def _told(trial: Trial, objectives: Sequence[Objective]) -> _Told:
     figures = tuple(each for each in found if each is not None)
     last: dict[int, float] = {}
     if trial.state == "pruned" and len(objectives) == 1:
-        (metric,) = (each.metric for each in objectives)
+        metric = objectives[0].metric
         having = [each for each in trial.reports if metric in each.metrics][-1:]
         last = {each.step: each.metrics[metric] for each in having if math.isfinite(each.metrics[metric])}
     return _Told(trial.values, trial.state, figures if len(figures) == len(objectives) else (), last)
 
 
-def _inner(scales: Mapping[str, _Scale], told: _Told) -> dict[str, Any]:
-    return {path: scales[path].inner(value) for path, value in told.values.items()}
-
-
-def _frozen(scales: Mapping[str, _Scale], told: _Told) -> optuna.trial.FrozenTrial:
+def _frozen(space: Space, distributions: Mapping[str, BaseDistribution], told: _Told) -> optuna.trial.FrozenTrial:
     """Returns Optuna's record of a trial that does not run any more."""
-    created: optuna.trial.FrozenTrial = _optuna().trial.create_trial(
-        state=told.optuna_state,
+    from optuna.trial import create_trial
+
+    return create_trial(
+        state=told.end,
         values=told.figures or None,
-        params=_inner(scales, told),
-        distributions={path: scales[path].distribution for path in told.values},
+        params=_parameters(space, told),
+        distributions={path: distributions[path] for path in told.values},
         intermediate_values=dict(told.last),
         constraints=told.constraints,
     )
-    return created
 
 
 def _before(number: int, trials: Sequence[Trial]) -> list[Trial]:
     return sorted((each for each in trials if each.number < number), key=lambda each: each.number)
 
 
-def _optuna() -> Any:
-    """Returns Optuna, which says nothing but errors."""
+def _study(objectives: Sequence[Objective]) -> optuna.Study:
+    """Returns an empty study; from then on Optuna says nothing but errors."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+    return optuna.create_study(directions=["minimize" if each.mode == "min" else "maximize" for each in objectives])

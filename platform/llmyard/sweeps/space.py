@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -50,12 +50,7 @@ def steps(dimension: Dimension) -> int | None:
 
 
 def at_step(dimension: Dimension, index: int) -> Any:
-    """Returns one of the :func:`steps` of a dimension: of choices as written, else by size.
-
-    Args:
-        dimension: One with steps.
-        index: From 0 on.
-    """
+    """Returns one of the :func:`steps` of a dimension that has some, from 0 on: choices as written, else by size."""
     if dimension.kind == "choice":
         return _choices(dimension)[index]
     value = _exact(_bounds(dimension)[0]) + index * _exact(dimension.step or 1)
@@ -94,13 +89,23 @@ def unit(dimension: Dimension, value: Any) -> float:
     if dimension.kind == "choice":
         last = len(_choices(dimension)) - 1
         return step_of(dimension, value) / last if last else 0.5
+    return _share(dimension, *_bounds(dimension), value)
+
+
+def share_of(dimension: Dimension, value: float) -> float:
+    """Returns the share of a dimension's range, on its own scale, that lies below a value; of any kind but choice.
+
+    As against :func:`unit`, the range of kind logint begins half a step before ``low`` and ends half a step after
+    ``high``, so that all shares are equally likely; :func:`at_share` gives the value back.
+    """
+    return _share(dimension, *_range(dimension), value)
+
+
+def at_share(dimension: Dimension, share: float) -> Any:
+    """Returns the value below which a share of a dimension's range lies, from 0 to 1; whole where the dimension is."""
     low, high = _bounds(dimension)
-    if low == high:
-        return 0.5
-    inside = min(high, max(low, float(value)))
-    if dimension.kind in _LOGARITHMIC:
-        return (math.log(inside) - math.log(low)) / (math.log(high) - math.log(low))
-    return (inside / 2 - low / 2) / (high / 2 - low / 2)  # halves: the range itself may be too large for a float
+    value = min(high, max(low, _between(dimension, *_range(dimension), share)))
+    return round(value) if dimension.kind in _WHOLE else value
 
 
 def drawn(space: Space, seed: int, number: int, attempt: int = 0) -> dict[str, Any]:
@@ -134,7 +139,7 @@ class Grid:
     """
 
     def __init__(self, space: Space, points: int | None = None) -> None:
-        self._space = {path: space[path] for condition in (False, True) for path in _with(space, condition)}
+        self._space = {path: space[path] for path in sorted(space, key=lambda path: bool(space[path].when))}
         self._places = {path: place for place, path in enumerate(self._space)}
         self._points = {path: _spaced(path, each, points) for path, each in self._space.items()}
         self._sizes = {path: len(found) if found else steps(space[path]) or 1 for path, found in self._points.items()}
@@ -169,6 +174,14 @@ class Grid:
                 number -= below
         return found
 
+    def another(self, known: Set[str], start: int) -> dict[str, Any] | None:
+        """Returns a combination whose :func:`key_of` is not known, the first from a number on; None for none."""
+        for offset in range(min(self.size, len(known) + 1)):  # of so many different ones one is not known
+            found = self.values((start + offset) % self.size)
+            if key_of(found) not in known:
+                return found
+        return None
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.values(number) for number in range(self.size))
 
@@ -191,11 +204,6 @@ class Grid:
         return total
 
 
-def grid(space: Space, points: int) -> Grid:
-    """Returns every combination of a space: see :class:`Grid`."""
-    return Grid(space, points)
-
-
 def size(space: Space) -> int | None:
     """Returns how many different settings a space has; None where they are without number."""
     return None if any(steps(each) is None for each in space.values()) else Grid(space).size
@@ -203,11 +211,26 @@ def size(space: Space) -> int | None:
 
 def _choices(dimension: Dimension) -> tuple[Any, ...]:
     """Returns the different choices: one that is written twice is one."""
-    return tuple({key_of(each): each for each in reversed(dimension.choices)}.values())[::-1]
+    return tuple({key_of(each): each for each in dimension.choices}.values())
 
 
 def _bounds(dimension: Dimension) -> tuple[float, float]:
     return dimension.low or 0.0, dimension.high or 0.0  # never None but of choices: the config is checked
+
+
+def _range(dimension: Dimension) -> tuple[float, float]:
+    low, high = _bounds(dimension)
+    return (low - 0.5, high + 0.5) if dimension.kind == "logint" else (low, high)
+
+
+def _share(dimension: Dimension, low: float, high: float, value: float) -> float:
+    """Returns at which share of the way from low to high a value lies; the inverse of :func:`_between`."""
+    if low == high:
+        return 0.5
+    inside = min(high, max(low, float(value)))
+    if dimension.kind in _LOGARITHMIC:
+        return (math.log(inside) - math.log(low)) / (math.log(high) - math.log(low))
+    return (inside / 2 - low / 2) / (high / 2 - low / 2)  # halves: the range itself may be too large for a float
 
 
 def _exact(value: float) -> Fraction:
@@ -225,10 +248,6 @@ def _plain(value: Any) -> Any:
 
 def _holds(dimension: Dimension, values: Mapping[str, Any]) -> bool:
     return all(other in values and key_of(values[other]) == key_of(wanted) for other, wanted in dimension.when.items())
-
-
-def _with(space: Space, condition: bool) -> list[str]:
-    return [path for path, each in space.items() if bool(each.when) == condition]
 
 
 def _groups(space: Space) -> list[list[str]]:
@@ -249,10 +268,7 @@ def _draw(dimension: Dimension, bits: int) -> Any:
     count = steps(dimension)
     if count is not None and dimension.kind != "logint":
         return at_step(dimension, bits * count >> 64)
-    low, high = _bounds(dimension)
-    if dimension.kind == "logint":
-        return round(min(high, max(low, _between(dimension, low - 0.5, high + 0.5, bits / 2**64))))
-    return _between(dimension, low, high, bits / 2**64)
+    return at_share(dimension, bits / 2**64)
 
 
 def _between(dimension: Dimension, low: float, high: float, share: float) -> float:
@@ -269,9 +285,8 @@ def _spaced(path: str, dimension: Dimension, points: int | None) -> tuple[float,
     count = steps(dimension)
     if points is None and count is None:
         raise RequestError(f"{path} has no steps", "give it a `step`, or the number of `points` of the grid")
-    if points is None or dimension.kind == "choice" or dimension.step is not None:
-        return ()
-    if count is not None and count <= points:
+    stepwise = dimension.kind == "choice" or dimension.step is not None
+    if points is None or stepwise or (count is not None and count <= points):
         return ()
     low, high = _bounds(dimension)
     if points == 1:

@@ -106,7 +106,7 @@ class Journal:
         bad = [each.metric for each in self._config.objectives if not math.isfinite(metrics[each.metric])]
         self._end(
             number, state="pruned" if bad else "finished", metrics=dict(metrics), artifact=artifact, run=run,
-            steps=steps, why=f"{bad[0]} is no number" if bad else "",
+            steps=max(steps, self._trials[number].steps), why=f"{bad[0]} is no number" if bad else "",
         )  # fmt: skip
 
     def prune(self, number: int, why: str) -> None:

@@ -11,6 +11,7 @@ from llmyard.stages.config import AnyStage, Pipeline, Sweep, stages_of, trial_jo
 _REFERENCES = frozenset({
     "shards", "tokenizer", "init", "checkpoint", "compare_to", "embedding_init", "teacher", "back_translate", "index",
 })  # fmt: skip
+_TAKES = "takes"  # of a command: references by names of its own
 
 
 def own_places(sweep: Sweep) -> list[int]:
@@ -73,6 +74,8 @@ def _named(data: Any) -> Iterator[str]:
         for key, value in data.items():
             if key in _REFERENCES and isinstance(value, str):
                 yield value
+            elif key == _TAKES and isinstance(value, dict):
+                yield from value.values()
             else:
                 yield from _named(value)
     elif isinstance(data, list):
@@ -82,13 +85,21 @@ def _named(data: Any) -> Iterator[str]:
 
 def _renamed(data: Any, names: Mapping[str, str]) -> Any:
     if isinstance(data, dict):
-        return {
-            key: names.get(_bare(value), value)
-            if key in _REFERENCES and isinstance(value, str)
-            else _renamed(value, names)
-            for key, value in data.items()
-        }
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            if key in _REFERENCES and isinstance(value, str):
+                found[key] = _new_name(value, names)
+            elif key == _TAKES and isinstance(value, dict):
+                found[key] = {name: _new_name(each, names) for name, each in value.items()}
+            else:
+                found[key] = _renamed(value, names)
+        return found
     return [_renamed(each, names) for each in data] if isinstance(data, list) else data
+
+
+def _new_name(reference: str, names: Mapping[str, str]) -> str:
+    kind, slash, name = reference.rpartition("/")
+    return f"{kind}{slash}{names.get(name, name)}"
 
 
 def _bare(name: str) -> str:
