@@ -114,7 +114,7 @@ def test_a_sweep_in_which_nothing_finishes_says_why(tmp_path: Path, code: str, s
 
 
 def test_a_trial_that_fits_nowhere_is_refused(tmp_path: Path) -> None:
-    large = sweep(job={**PRETRAIN, "resources": {"workers": 5, "cpus_per_worker": 4}}, output="large")
+    large = sweep(job={**PRETRAIN, "resources": {"workers": 2, "cpus_per_worker": 4}}, output="large")
     job = {"kind": "pipeline", "name": "search", "stages": [PREPARE, large]}
-    with pytest.raises(RequestError, match="a trial needs 20 CPUs"):
+    with pytest.raises(RequestError, match="a trial needs 8 CPUs"):
         run(job_adapter().validate_python(job), storage=str(tmp_path))

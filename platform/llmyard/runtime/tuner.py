@@ -124,7 +124,8 @@ def run_trials(
     from ray import tune
 
     proposals = _proposals(referee)
-    resources = {"CPU": room.cpus} | ({"GPU": room.gpus} if room.gpus else {})
+    # Something must be asked for: where others do the work, a little memory, of which there is enough anywhere.
+    resources = {"CPU": room.cpus, "memory": 1 << 20} | ({"GPU": room.gpus} if room.gpus else {})
     trial = tune.with_parameters(_trial, work=work, argument=argument)
     # In the session's folder, which is swept when its owner was killed.
     with tempfile.TemporaryDirectory(prefix="tune-", dir=session_folder()) as folder:

@@ -12,7 +12,7 @@ from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import learns_positions
 from llmyard.sources.config import DocumentSource, Limits
 from llmyard.stages.command_config import Command
-from llmyard.stages.evaluate_config import Evaluate
+from llmyard.stages.evaluate_config import Evaluate, Register
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
 from llmyard.stages.sweeping.settings import ends_of, reason, with_values
@@ -51,6 +51,9 @@ class Sweep(Stage, Searching):
 
     kind: Literal["sweep"] = "sweep"
     job: SweptJob = Field(description="What each trial runs; its own values count where nothing else is searched.")
+    register_as: Register | None = Field(
+        None, description="Register the best trial's checkpoint in MLflow with its figures."
+    )
 
     @model_validator(mode="after")
     def _space_fits(self) -> Self:
@@ -61,6 +64,8 @@ class Sweep(Stage, Searching):
             stage.kind == "command" or getattr(stage, "evaluate_every_steps", None) for stage in stages
         ):
             raise ValueError("`stopping` needs figures on the way: set `evaluate_every_steps` in `job`")
+        if self.register_as is not None and stages[-1].kind not in ("pretrain", "finetune", "evaluate"):
+            raise ValueError(f"`register_as`: a {stages[-1].kind} makes no checkpoint")
         for path, dimension in self.space.items():
             for value in ends_of(dimension):
                 try:

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.files import read_file
-from llmyard.core.tracking import metric_key
 from llmyard.sources.config import ExampleSource
 from llmyard.sources.corpus import listing, revision
 from llmyard.sources.examples import splits_of
@@ -25,6 +24,7 @@ from llmyard.stages.config import Evaluate
 from llmyard.stages.evaluation_report import pages
 from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
+from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making
 
 REVISION = 6
@@ -154,41 +154,5 @@ def make(config: Evaluate, making: Making) -> Made:
     if live is not None:
         details["endpoint"] = live.about()
     if config.register_as is not None and checkpoint is not None:
-        details["registered"] = _register(config, making, checkpoint, metrics)
+        details["registered"] = register(config.register_as, making, checkpoint, metrics)
     return Made(metrics, details)
-
-
-def _register(config: Evaluate, making: Making, checkpoint: Artifact, metrics: Mapping[str, float]) -> str:
-    assert config.register_as is not None
-    name, alias = config.register_as.name, config.register_as.alias
-    version = making.context.tracking.call("register", name, **_registration(config, checkpoint, metrics))
-    return f"models:/{name}@{alias} (version {version})"
-
-
-def keep_alias(config: Evaluate, report: Artifact, store: ArtifactStore) -> None:
-    """Moves the alias back to the checkpoint of a finished report, where a newer report may have taken it."""
-    assert config.register_as is not None
-    newest = next(store.versions(report.kind, report.name), report)
-    if newest.reference == report.reference:
-        return
-    from llmyard.runtime.registry import gateway
-
-    checkpoint = store.get(str(report.details["checkpoint"]))
-    with gateway(store.storage.uri) as mlflow:
-        mlflow.register(config.register_as.name, **_registration(config, checkpoint, report.metrics))
-
-
-def _registration(config: Evaluate, checkpoint: Artifact, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Returns what the registry is told of a checkpoint."""
-    assert config.register_as is not None
-    return {
-        "artifact": checkpoint.reference,
-        "source": checkpoint.uri,
-        "run_id": checkpoint.details.get("mlflow_run") or None,
-        "aliases": [config.register_as.alias],
-        "tags": {
-            metric_key(f"metric.{key.replace('/', '.')}"): f"{value:.4f}"
-            for key, value in metrics.items()
-            if "baseline" not in key
-        },
-    }

@@ -175,10 +175,10 @@ def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str,
 def skip(stage: AnyStage, done: Artifact, store: ArtifactStore) -> StageResult:
     """Takes the finished artifact of an equal run."""
     store.settle(done)
-    if stage.kind == "evaluate" and stage.register_as is not None:
-        from llmyard.stages.evaluate import keep_alias
+    if stage.kind in ("evaluate", "sweep") and stage.register_as is not None:
+        from llmyard.stages.registering import keep_alias
 
-        keep_alias(stage, done, store)
+        keep_alias(stage.register_as, done, str(done.details["checkpoint"]), store)
     return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
 
 

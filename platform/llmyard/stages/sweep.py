@@ -11,6 +11,7 @@ from typing import Any
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.stages.config import AnyStage, Sweep, stages_of
+from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making, module_of, run_stage
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
 from llmyard.sweeps.searchers import importance
@@ -154,6 +155,14 @@ def _keep(config: Sweep, trials: Sequence[Trial], store: ArtifactStore, referee:
         referee.ask("drop", each.number)
 
 
+def _checkpoint_of(made: Artifact, store: ArtifactStore) -> Artifact | None:
+    """Returns the checkpoint that a trial ended in, or whose report it ended in."""
+    if made.kind == "checkpoint":
+        return made
+    named = made.details.get("checkpoint") if made.kind == "report" else None
+    return store.get(str(named)) if named else None
+
+
 def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, seconds: float) -> Made:
     from llmyard.stages.sweep_report import pages
 
@@ -177,5 +186,10 @@ def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, s
     metrics |= {**best.metrics, **spent}
     also = (making.context.store.get(best.artifact),) if best.artifact else ()
     front = [each.number for each in front_of(trials, config.objectives)]
-    details = {"best": found, "importance": weights, "front": front}
+    details: dict[str, Any] = {"best": found, "importance": weights, "front": front}
+    checkpoint = _checkpoint_of(also[0], making.context.store) if also else None
+    if checkpoint is not None:
+        details["checkpoint"] = checkpoint.reference
+        if config.register_as is not None:
+            details["registered"] = register(config.register_as, making, checkpoint, best.metrics)
     return Made(metrics, details, also=also, extra_parents=tuple(each.reference for each in also))

@@ -21,7 +21,6 @@ _PROPOSALS = 4  # of a sampler that proposes again what was tried
 _JOINTLY = False  # whether dimensions without a condition are sampled together
 _LEAST_TRIALS = 4  # of which importance says something
 _TREES = 32  # of the forest that importance is read from
-_UNUSABLE = "figures are numbers"  # a constraint that trials without usable figures break
 
 
 class Proposer(Protocol):
@@ -191,8 +190,6 @@ class _ByDensities(_Once):
     def _end(self, asked: optuna.trial.Trial, told: _Told) -> None:
         for step, value in told.last.items():
             asked.report(value, step)
-        for name, value in told.constraints.items():
-            asked.set_constraint(name, value)
         self._study.tell(asked, told.figures or None, told.end)
 
 
@@ -204,8 +201,8 @@ class _Told:
         values: What was set.
         state: Of the trial.
         figures: Of one that finished: of each objective; empty where one is no number.
-        last: Of one that was pruned: the last figure by its step; empty where it is no number. With several objectives
-            Optuna can compare none.
+        last: Of one that was pruned: the last figure by its step; empty where it is no number, and with several
+            objectives, of which Optuna compares none. Of pruned trials the estimator takes one without for the worst.
     """
 
     values: Mapping[str, Any]
@@ -214,14 +211,8 @@ class _Told:
     last: Mapping[int, float]
 
     @property
-    def constraints(self) -> dict[str, float]:
-        """Returns what it breaks. To break one is the only way to count as worse than all others without a figure."""
-        known = self.state in ("running", "failed") or self.figures or self.last
-        return {} if known else {_UNUSABLE: 1.0}
-
-    @property
     def end(self) -> optuna.trial.TrialState:
-        """Returns what has become of one that does not run any more."""
+        """Returns what has become of one that does not run any more; without figures it counts as pruned."""
         from optuna.trial import TrialState
 
         ended = TrialState.COMPLETE if self.figures else TrialState.PRUNED
@@ -283,7 +274,6 @@ def _frozen(space: Space, distributions: Mapping[str, BaseDistribution], told: _
         params=_parameters(space, told),
         distributions={path: distributions[path] for path in told.values},
         intermediate_values=dict(told.last),
-        constraints=told.constraints,
     )
 
 

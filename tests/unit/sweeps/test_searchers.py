@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llmyard.core.errors import RequestError
 from llmyard.sweeps.config import Searching
-from llmyard.sweeps.searchers import Proposer, importance, proposer
+from llmyard.sweeps.searchers import importance, proposer
 from llmyard.sweeps.space import active, drawn, key_of, size
 from llmyard.sweeps.trial import Report, State, Trial
 
@@ -59,12 +59,10 @@ def _cost(values: Values) -> float:
     return rate + float(values.get("decay", 0)) + (values["kind"] in ("muon", "b")) + int(values["layers"]) / 24
 
 
-def _searched(
-    config: Searching, trials: int, cost: Callable[[Values], float], searcher: Proposer | None = None
-) -> list[Trial]:
+def _searched(config: Searching, trials: int, cost: Callable[[Values], float]) -> list[Trial]:
     """Returns finished trials, each proposed when all before had ended."""
     found: list[Trial] = []
-    searcher = searcher or proposer(config)
+    searcher = proposer(config)
     for number in range(trials):
         values = searcher.propose(number, found)
         assert values is not None
@@ -119,14 +117,14 @@ def test_proposals_are_settings_and_conditional_ones_come_only_under_their_condi
 @pytest.mark.parametrize("space", [MIXED, {**FINITE, "steps": "int(1, 50)"}], ids=["mixed", "finite"])
 def test_a_restarted_search_goes_on_as_the_one_before(kind: str, space: Values) -> None:
     config = _config(space, kind, seed=5)
-    known = _history(config, 60)
-    for number in (0, 3, 12, 25, 40, 59):
+    known = _history(config, 45)
+    for number in (0, 3, 12, 25, 40, 44):
         told = [Trial.from_json(each.to_json()) for each in known[number]][::-1]
         assert proposer(config).propose(number, told) == known[-1][number].values
     assert proposer(config).propose(40, known[40] + known[-1][40:]) == known[-1][40].values  # later ones play no part
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(STATES), st.floats(-9, 9) | st.just(math.nan)), max_size=14), st.integers(0, 13)
 )
@@ -208,7 +206,7 @@ def test_densities_find_more_than_chance_in_a_simple_valley() -> None:
         trials = _searched(config, 60, lambda values: (values["x"] - 1.5) ** 2 + (values["y"] + 2) ** 2)
         return min(each.metrics["loss"] for each in trials)
 
-    by_densities, by_chance = (median(best(kind, seed) for seed in range(7)) for kind in ("optuna", "random"))
+    by_densities, by_chance = (median(best(kind, seed) for seed in range(5)) for kind in ("optuna", "random"))
     assert by_densities < 0.6 * by_chance
 
 
@@ -220,7 +218,7 @@ def test_densities_go_where_the_objective_is_good(mode: str) -> None:
     assert late < 0.3 if mode == "min" else late > 0.7
 
 
-def _proposed(config: Searching, trials: Sequence[Trial], count: int = 40) -> list[float]:
+def _proposed(config: Searching, trials: Sequence[Trial], count: int = 25) -> list[float]:
     """Returns the first values of the next trials, each proposed as if it were the only one."""
     found = (proposer(config).propose(number, trials) for number in range(len(trials), len(trials) + count))
     return [values["x"] for values in found if values]
@@ -258,8 +256,7 @@ def test_running_trials_drive_the_next_ones_away() -> None:
     config = _config({"x": "uniform(0, 1)"})
     trials = _line(config, lambda each: _ended(each, "finished", loss=abs(each.values["x"] - 0.5)))
     alone = median(abs(x - 0.5) for x in _proposed(config, trials))
-    crowd = [Trial(20 + number, {"x": 0.5 + number / 1000}) for number in range(-10, 11)]
-    crowd = [replace(each, number=20 + at) for at, each in enumerate(crowd)]
+    crowd = [Trial(20 + at, {"x": 0.49 + at / 1000}) for at in range(21)]
     assert median(abs(x - 0.5) for x in _proposed(config, [*trials, *crowd])) > alone
 
 

@@ -81,6 +81,7 @@ def _is_a_setting(space: dict[str, Dimension], values: dict[str, Any]) -> bool:
     return list(values) == active(space, values) and all(_belongs(space[path], each) for path, each in values.items())
 
 
+@settings(deadline=None)
 @given(_spaces(), st.integers(-(2**70), 2**70), st.integers(0, 10**9))
 def test_a_random_trial_has_values_of_the_space_and_those_whose_condition_holds(
     space: dict[str, Dimension], seed: int, number: int
@@ -90,6 +91,7 @@ def test_a_random_trial_has_values_of_the_space_and_those_whose_condition_holds(
     assert values == drawn(space, seed, number)
 
 
+@settings(deadline=None)
 @given(_spaces(), st.integers(0, 100), st.randoms())
 def test_a_draw_depends_on_neither_the_order_nor_the_other_dimensions(
     space: dict[str, Dimension], number: int, random: Any
@@ -226,6 +228,7 @@ def test_a_space_with_values_without_gaps_has_settings_without_number() -> None:
         Grid(_space(x="uniform(0, 1)"))
 
 
+@settings(deadline=None)
 @given(_dimensions(finite=True).filter(lambda each: each.kind != "choice"))
 @example(Dimension(kind="uniform", low=0.1, high=0.3, step=0.1))
 @example(Dimension(kind="int", low=-3, high=4, step=7))
@@ -240,6 +243,7 @@ def test_steps_are_told_by_their_values_and_do_not_leave_the_bounds(dimension: D
     assert found[-1] + (dimension.step or 1) > dimension.high - 1e-9 or count == 1
 
 
+@settings(deadline=None)
 @given(_dimensions(), st.floats(0, 1))
 def test_places_go_from_0_to_1_and_shares_lead_back(dimension: Dimension, share: float) -> None:
     if dimension.kind == "choice":

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmyard.sweeps.config import Asha, MedianStopping, Objective
@@ -59,6 +59,7 @@ def test_the_best_trial_is_never_halved_away_and_a_part_passes_each_rung(slots: 
     assert 1 <= end <= last
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(0, 30), st.integers(2, 6))
 def test_the_best_share_of_those_at_a_rung_goes_on(costs: list[int], own: int, factor: int) -> None:
     rule = Asha(grace_steps=10, factor=factor)
@@ -118,6 +119,7 @@ def test_the_median_of_means_until_the_same_step_decides() -> None:
     assert ends(MEDIAN, SCORE, _trial(0, {20: 3.9}), others)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-9, 9), min_size=3, max_size=12))
 def test_at_most_half_are_worse_than_the_median(costs: list[float]) -> None:
     trials = [_trial(number, {10: cost}) for number, cost in enumerate(costs)]

@@ -58,6 +58,7 @@ def trial_stages(sweep: Sweep, number: int, values: Mapping[str, Any], seed: int
     for place in own:
         data = _renamed(stages[place].model_dump(mode="json", exclude_unset=True), renamed)
         data["output"] = renamed[stages[place].output]
+        data.pop("register_as", None)  # the sweep registers the best one
         if sweep.seeds > 1 and stages[place].kind in ("pretrain", "finetune"):
             data["seed"] = int(getattr(stages[place], "seed", 0)) + seed
         found.append(type(stages[place]).model_validate(data))
