@@ -185,7 +185,11 @@ def check_job(
 
 
 def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float | None) -> dict[str, Any]:
-    """Returns what is known of a stage before it runs; nothing of what it takes where it is skipped."""
+    """Returns what is known of a stage before it runs; nothing of what it takes where it is skipped. Of a sweep: what
+    all its trials would take that were as large as the job in the file and ran to their end.
+    """
+    from llmyard.cli.messages import say
+
     row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state}
     row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}
     if price is not None:
@@ -201,17 +205,40 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
         row["device-hours"] = f"{about.cpu_seconds / 3600:.3g}"
         if price is not None:
             row["cost"] = f"{about.cpu_seconds / 3600 * price:.2f}"
-    if stage.kind not in ("pretrain", "finetune"):
-        return row
-    found = size_of(stage, vocabulary_of(stage, job, store), base_of(stage, job, store))
-    if found is not None:
-        row["parameters"] = f"{found.parameters:,}"
-        row["memory a worker"] = f"{found.worker_bytes / 1e6:,.0f} MB"
-        row["tokens"] = f"{found.tokens:,}"
-        row["device-hours"] = f"{found.hours:.3g}"
+    times = trials_of(stage) if stage.kind == "sweep" else 1
+    if stage.kind == "sweep" and times:
+        row["output"] = say("times", output=stage.output, trials=times)
+    sizes = [size for each in _trained(stage) if (size := _size(each, stage, job, store)) is not None]
+    if sizes and times:
+        row["parameters"] = f"{max(each.parameters for each in sizes):,}"
+        row["memory a worker"] = f"{max(each.worker_bytes for each in sizes) / 1e6:,.0f} MB"
+        row["tokens"] = f"{times * sum(each.tokens for each in sizes):,}"
+        hours = times * sum(each.hours for each in sizes)
+        row["device-hours"] = f"{hours:.3g}"
         if price is not None:
-            row["cost"] = f"{found.hours * price:.2f}"
+            row["cost"] = f"{hours * price:.2f}"
     return row
+
+
+def trials_of(sweep: Sweep) -> int:
+    """Returns how many trainings a sweep's trials are at most, all seeds counted; 0 where time or steps end it."""
+    from llmyard.sweeps.space import Grid
+
+    if sweep.search.kind == "grid":
+        return Grid(sweep.space, sweep.search.points).size * sweep.seeds
+    return (sweep.budget.trials or 0) * sweep.seeds if sweep.budget is not None else 0
+
+
+def _trained(stage: AnyStage) -> list[Any]:
+    """Returns a stage that trains, or those of a sweep's trials as they stand in the job file."""
+    inner = stages_of(stage.job) if stage.kind == "sweep" else (stage,)
+    return [each for each in inner if each.kind in ("pretrain", "finetune")]
+
+
+def _size(training: Any, stage: AnyStage, job: AnyJob, store: Any) -> Any:
+    around = stage.job if stage.kind == "sweep" else job
+    vocabulary = vocabulary_of(training, around, store) or vocabulary_of(training, job, store)
+    return size_of(training, vocabulary, base_of(training, around, store))
 
 
 _SURELY = 2 / 3  # of an estimate that is right within a third
