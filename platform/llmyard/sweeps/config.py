@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Annotated, Any, Literal, Self
@@ -34,6 +35,12 @@ class Dimension(Config):
         if self.kind == "choice":
             if not self.choices or self.low is not None or self.high is not None or self.step is not None:
                 raise ValueError("kind choice takes `choices`, one or more, and no bounds")
+            try:
+                json.dumps(self.choices, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"choices are numbers, texts, truth values, lists and mappings, not {self.choices}"
+                ) from None
             return self
         if self.choices or self.low is None or self.high is None:
             raise ValueError(f"kind {self.kind} takes `low` and `high`")
@@ -181,7 +188,7 @@ class Searching(Config):
                 if other not in self.space:
                     raise ValueError(f"{path} depends on {other}, which is not searched")
                 of = self.space[other]
-                if of.kind != "choice" or wanted not in of.choices:
+                if of.kind != "choice" or not any(type(one) is type(wanted) and one == wanted for one in of.choices):
                     raise ValueError(f"{path} depends on {other} being {wanted!r}, which it never is")
                 if of.when:
                     raise ValueError(f"{path} depends on {other}, which depends on something itself")
