@@ -77,10 +77,7 @@ def task_metrics(config: Evaluate, making: Making, live: LiveModel | None = None
         for _ in map_with(rows, Predictor if live is None else LivePredictor, arguments):
             done += 1
             making.progress.update(done, total, "answering")
-    if live is not None and (now := live.identity()) != identity:
-        raise EndpointFailed(
-            f"{live.url} changed its model while it was asked: {identity} before, {now} now", "run the job again"
-        )
+    _refuse_another(live, identity)
     score = Scorer(asked_of, draft.storage, draft.folder, config.toxicity, config.graph)
     found = {}
     for row in map_units([{"split": split} for split in config.splits], score):
@@ -101,6 +98,14 @@ def _one_model_answers(live: LiveModel | None, draft: Draft) -> str:
             draft.storage.delete_folder(_folder(draft.folder, name))
     draft.storage.write(f"{draft.folder}/{_BEHIND}", identity.encode())
     return identity
+
+
+def _refuse_another(live: LiveModel | None, identity: str) -> None:
+    """Raises EndpointFailed where another model answers behind a URL than in the beginning: figures of two are none."""
+    if live is not None and (now := live.identity()) != identity:
+        raise EndpointFailed(
+            f"{live.url} changed its model while it was asked: {identity} before, {now} now", "run the job again"
+        )
 
 
 def _folder(folder: str, name: str) -> str:

@@ -387,3 +387,24 @@ def test_predict_says_what_the_models_say_in_evaluation(client: Client, models: 
 )
 def test_predict_refuses_what_is_no_record(client: Client, body: Any, said: str) -> None:
     assert said in refused(client.post("/v1/predict", body), 400)
+
+
+def test_where_one_record_is_refused_the_others_are_given_up(
+    client: Client, models: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = next(each for each in models if each.name == "translator")
+    ended: list[str] = []
+
+    async def generate(asked: Any) -> AsyncIterator[Delta]:
+        try:
+            await asyncio.sleep(60)
+            yield Delta((1,), "late", "stop")
+        except asyncio.CancelledError:
+            ended.append("given up")
+            raise
+
+    monkeypatch.setattr(model.engine, "generate", generate)
+    records = [{"source": ENGLISH, "target_language": "zh"}, {"source": ENGLISH * 200, "target_language": "zh"}]
+    body = {"model": "translator", "records": records}
+    assert "too long" in refused(client.post("/v1/predict", body), 400)
+    assert ended == ["given up"]

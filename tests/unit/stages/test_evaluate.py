@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
-from llmyard.evaluation.endpoint import LiveModel
+from llmyard.evaluation.endpoint import EndpointFailed, LiveModel
 from llmyard.sources.examples import plan_examples
 from llmyard.stages import answering, evaluate
 from llmyard.stages.asked import Asked
@@ -121,6 +121,8 @@ def test_data_of_another_task_are_refused_before_anything_is_read() -> None:
 class Behind:
     """A model behind a URL, as far as :func:`answering._one_model_answers` asks it."""
 
+    url = "http://127.0.0.1:1"
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -147,6 +149,15 @@ def test_answers_of_one_model_are_never_mixed_with_those_of_the_next(tmp_path: P
         begun("another")
         assert not {"predictions", "predictions-without"} & there()
         assert "predictions-other" in there()
+
+
+def test_a_model_that_changes_while_it_is_asked_has_no_figures() -> None:
+    live: Any = Behind("one")
+    answering._refuse_another(live, "one")
+    answering._refuse_another(None, "")
+    live.name = "another"
+    with pytest.raises(EndpointFailed, match="changed its model while it was asked: one before, another now"):
+        answering._refuse_another(live, "one")
 
 
 def test_a_model_from_elsewhere_is_probed_without_examples(tmp_path: Path) -> None:
