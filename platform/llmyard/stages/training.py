@@ -218,9 +218,18 @@ def work(config: Mapping[str, Any]) -> None:
         elif peers.rank == 0:
             metrics |= evaluate(observer.done, whole)
         if peers.rank == 0:
+            metrics |= _size(whole.model, stage, observer.done)
             _write_model(job, whole.model, tokenizer)
             observer.leaves()
             job.storage.write(f"{job.folder}/_making/metrics.json", json.dumps(metrics).encode())
+
+
+def _size(model: Any, stage: Pretrain | Finetune, steps: int) -> dict[str, float]:
+    """Returns the model's parameters, those that are shared counted once, and the tokens it was pretrained on."""
+    found = {"parameters": float(sum(each.numel() for each in model.parameters()))}
+    if stage.kind == "pretrain":
+        found["tokens"] = float(steps * stage.batch.size * stage.sequence_length)
+    return found
 
 
 def _meter(layout: Layout, streams: Streams, config: Pretrain | Finetune) -> Meter:

@@ -151,11 +151,12 @@ class Budget(Config):
     trials: int | None = Field(None, ge=1, le=1_000_000)
     hours: float | None = Field(None, gt=0, description="Since the sweep began, over all its attempts.")
     steps: int | None = Field(None, ge=1, description="Trained by all trials together.")
+    tokens: int | None = Field(None, ge=1, description="Read by all pretrainings together that have finished.")
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        if self.trials is None and self.hours is None and self.steps is None:
-            raise ValueError("give `trials`, `hours` or `steps`: else a sweep would never end")
+        if self.trials is None and self.hours is None and self.steps is None and self.tokens is None:
+            raise ValueError("give `trials`, `hours`, `steps` or `tokens`: else a sweep would never end")
         return self
 
 
@@ -200,7 +201,7 @@ class Searching(Config):
         if len({*names}) < len(names):
             raise ValueError("an objective is named twice")
         if self.search.kind != "grid" and self.budget is None:
-            raise ValueError("give a `budget` of trials, hours or steps: only a grid ends by itself")
+            raise ValueError("give a `budget` of trials, hours, steps or tokens: only a grid ends by itself")
         return self
 
     @property

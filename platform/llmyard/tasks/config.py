@@ -44,6 +44,8 @@ class Summarization(_Writing):
     """
 
     families: ClassVar = LABELLERS + WRITERS
+    of_writers: ClassVar = ("cut_sources", "max_target_tokens")
+    of_labellers: ClassVar = ("sentences", "passed_over")
     kind: Literal["summarization"] = "summarization"
     cut_sources: bool = Field(
         False, description="Learn from texts that are too long too, without their end; else they are left out."
@@ -70,6 +72,8 @@ class QuestionAnswering(Config):
     """Find the answer to a question in a text, or find that there is none; or write it."""
 
     families: ClassVar = LABELLERS + WRITERS
+    of_writers: ClassVar = ("max_answer_tokens",)
+    of_labellers: ClassVar = ("overlap_tokens", "always_answers", "hops")
     kind: Literal["question_answering"] = "question_answering"
     max_tokens: int = Field(256, ge=8, description="Of question and text; longer texts are read in several windows.")
     max_answer_tokens: int = Field(32, ge=1)

@@ -144,6 +144,7 @@ class Journal:
             (budget.trials is not None and len(trials) >= budget.trials)
             or (budget.hours is not None and self.seconds() >= budget.hours * 3600)
             or (budget.steps is not None and sum(each.steps for each in trials) >= budget.steps)
+            or (budget.tokens is not None and sum(each.metrics.get("tokens", 0.0) for each in trials) >= budget.tokens)
         )
 
     def _refuse_failures(self) -> None:
