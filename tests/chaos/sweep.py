@@ -1,6 +1,6 @@
 """Kills amid a sweep: every trial ends once, none is lost, and the settings tried are those of an undisturbed sweep.
 
-    python tests/chaos/sweep.py [--count N] [--trials N] [--seconds S] [--seed S] [--json]
+    python tests/chaos/sweep.py [--count N] [--trials N] [--seconds S] [--seed S] [--roles R] [--json]
 
 A sweep of programs that sleep, two at once. SIGKILL hits, by exact process id, a trial's process, the actor that keeps
 the journal, the node (raylet), or the driver; where the command ends, it is given again. Each program appends its
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ class Campaign:
         self.job = home / "job.yaml"
         self.job.write_text(yaml.safe_dump(job(home, trials, seconds)), encoding="utf-8")
 
-    def run(self, kills: int) -> dict[str, Any]:
-        """Kills so many times, lets the sweep end, and returns the figures."""
-        turns = [role for number in range(kills) for role in [list(ROLES)[number % len(ROLES)]]]
+    def run(self, kills: int, roles: Sequence[str]) -> dict[str, Any]:
+        """Kills so many times, the roles in turn, lets the sweep end, and returns the figures."""
+        turns = [roles[number % len(roles)] for number in range(kills)]
         self.random.shuffle(turns)
         began = time.monotonic()
         command = self._command()
@@ -140,7 +141,6 @@ class Campaign:
         undisturbed = [drawn(config.space, config.seed, number) for number in range(self.trials)]
         with contextlib.closing(sqlite3.connect(self.storage / "mlflow.db")) as store:
             runs = Counter(store.execute("select name, status from runs where name like 'command-%'"))
-        time.sleep(1)
         return {
             "kills": kills, "by_role": dict(self.hits), "commands": self.commands, "trials": len(finished),
             "lost": self.trials - len({each.number for each in finished}),
@@ -162,10 +162,13 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1.0, help="that a trial sleeps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--roles", default=",".join(ROLES))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ly-chaos-", dir="/tmp") as folder:
-        figures = Campaign(Path(folder), given.trials, given.seconds, given.seed).run(given.count)
+        figures = Campaign(Path(folder), given.trials, given.seconds, given.seed).run(
+            given.count, given.roles.split(",")
+        )
     print(json.dumps(figures) if given.json else "\n".join(f"{key}: {value}" for key, value in figures.items()))
     return int(any(figures[key] for key in ("lost", "duplicated", "mismatched", "open_runs", "missing_runs")))
 
