@@ -63,6 +63,7 @@ def test_trials_are_pruned_kept_tracked_and_never_run_again(tmp_path: Path) -> N
     assert results[1].artifacts[1].reference == best.artifact
     store = ArtifactStore(Storage(str(tmp_path)))
     assert [each.name for each in store.list("checkpoint")] == [f"base-rates-{best.number:04d}"]
+    assert [each.name for each in (tmp_path / "checkpoint").iterdir()] == [f"base-rates-{best.number:04d}"]
     taken = store.get(best.artifact).config["optimizer"]["learning_rate"]
     assert taken == best.values["optimizer.learning_rate"]
     assert best.artifact in artifact.parents

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
-from llmyard.stages.config import AnyStage, Sweep, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyStage, Sweep, stages_of
 from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making, module_of, run_stage
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
@@ -153,6 +153,19 @@ def _keep(config: Sweep, trials: Sequence[Trial], store: ArtifactStore, referee:
         except (MissingArtifact, RequestError):  # removed by an attempt before, or used by something else by now
             pass
         referee.ask("drop", each.number)
+    _sweep_up(config, [each.number for each in trials if each.number not in kept], store)
+
+
+def _sweep_up(config: Sweep, numbers: Sequence[int], store: ArtifactStore) -> None:
+    """Removes the folders in which trials have left nothing."""
+    for place in own_places(config):
+        stage = stages_of(config.job)[place]
+        kind = ARTIFACT_KIND[stage.kind]
+        wanted = {f"{stage.output}-{config.output}-{number:04d}" for number in numbers}
+        for name in store.storage.folders(kind):
+            is_ours = name in wanted or (config.seeds > 1 and name.rpartition("-")[0] in wanted)
+            if is_ours and next(iter(store.storage.list(f"{kind}/{name}", recursive=True)), None) is None:
+                store.storage.delete_folder(f"{kind}/{name}")
 
 
 def _checkpoint_of(made: Artifact, store: ArtifactStore) -> Artifact | None:
