@@ -84,6 +84,32 @@ def test_a_trial_may_take_several_workers(tmp_path: Path) -> None:
     assert all([each.step for each in trial.reports] == [2, 4, 6] for trial in trials_of(tmp_path))
 
 
+def test_trials_of_a_pipeline_share_what_is_the_same(tmp_path: Path) -> None:
+    """Two trials at once on two CPUs, whose examples other processes encode and answer: none waits for ever."""
+    finetune = {
+        "kind": "finetune", "output": "triples", "task": {"kind": "knowledge_graph", "max_tokens": 200},
+        "tokenizer": "corpus", "data": {"kind": "smallworld", "train": 40, "validation": 10, "test": 10}, "steps": 2,
+        "model": {"family": "bert", "layers": 1, "feed_forward_size": 32, "hidden_size": 16, "heads": 2},
+        "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1},
+    }  # fmt: skip
+    evaluate = {"kind": "evaluate", "output": "report", "checkpoint": "triples"}
+    job = {"kind": "pipeline", "name": "whole", "stages": [PREPARE, finetune, evaluate]}
+    found = sweep(
+        job=job, objective={"metric": "test/entity_f1", "mode": "max"}, budget={"trials": 2}, concurrent=2,
+        space={"stages.triples.optimizer.learning_rate": "loguniform(1e-5, 1e-1)"},
+        register_as={"name": "best-triples"},
+    )  # fmt: skip
+    (result,) = run(job_adapter().validate_python(found), storage=str(tmp_path))
+    assert [each.state for each in trials_of(tmp_path)] == ["finished", "finished"]
+    store = ArtifactStore(Storage(str(tmp_path)))
+    assert [each.name for each in store.list("shards") if not each.name.endswith("-data")] == ["corpus"]
+    best = result.artifacts[0].details
+    assert best["registered"].startswith("models:/best-triples@champion")
+    assert best["checkpoint"].startswith(f"checkpoint/triples-rates-{best['best']['trial']:04d}@")
+    kept = {each.name for each in store.list("checkpoint")}
+    assert kept == {f"triples-rates-{best['best']['trial']:04d}"}
+
+
 def program(code: str) -> dict[str, Any]:
     whole = f"import json, sys\nout, x = sys.argv[1], float(sys.argv[2])\n{code}"
     command = [sys.executable, "-c", whole, "{output}", "{x}"]

@@ -68,14 +68,15 @@ class Room:
     concurrent: int
 
 
-def room_for(cpus: float, gpus: float, is_here: bool, concurrent: int | None) -> Room:
+def room_for(cpus: float, gpus: float, concurrent: int | None, *, holds_cpus: bool, holds_gpus: bool) -> Room:
     """Returns how many trials run at once.
 
     Args:
         cpus: That all processes of a trial take at once.
         gpus: The same.
-        is_here: Whether it is the trial's own process that takes them.
         concurrent: Trials at once, at most; None for as many as there is room for.
+        holds_cpus: Whether the trial's own process holds them; not where others work for it, which would wait for ever.
+        holds_gpus: The same.
 
     Raises:
         RequestError: The cluster can never run a single one.
@@ -94,7 +95,7 @@ def room_for(cpus: float, gpus: float, is_here: bool, concurrent: int | None) ->
         fitting += [int(found // needed)] if needed else []
     most = min(fitting, default=1)
     at_once = most if concurrent is None else min(concurrent, most)
-    return Room(cpus if is_here else 0.0, gpus if is_here else 0.0, max(1, at_once))
+    return Room(cpus if holds_cpus else 0.0, gpus if holds_gpus else 0.0, max(1, at_once))
 
 
 def run_trials(

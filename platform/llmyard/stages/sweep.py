@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
@@ -59,13 +58,13 @@ def make(config: Sweep, making: Making) -> Made:
         for artifact in result.artifacts:
             store = store.pinned(artifact)
     own = [stages_of(config.job)[place] for place in own_places(config)]
-    cpus, gpus, is_here = _needs(own)
-    room = room_for(cpus, gpus, is_here, config.concurrent)
+    needs = _needs(own)
+    room = room_for(needs.cpus, needs.gpus, config.concurrent, holds_cpus=needs.is_alone, holds_gpus=needs.is_here)
     referee = Referee.start(Journal, draft.storage, f"{draft.folder}/{_JOURNAL}", config)
     pinned = tuple({each.reference: each for each in [*making.parents.values(), *shared]}.values())
     work = TrialWork(
-        config, draft.storage, context.tracking.service, referee, making.run.spec.token, pinned, is_here,
-        max(1, int(cpus)),
+        config, draft.storage, context.tracking.service, referee, making.run.spec.token, pinned, needs.is_here,
+        max(1, int(needs.cpus)),
     )  # fmt: skip
     try:
         run_trials(run_trial, work, referee, room, _Watch(config, referee, making))
@@ -81,22 +80,36 @@ def make(config: Sweep, making: Making) -> Made:
     return _made(config, making, trials, best, seconds)
 
 
-def _needs(stages: Sequence[AnyStage]) -> tuple[float, float, bool]:
-    """Returns the CPUs and GPUs that a trial takes at once, and whether its own process takes them: where every stage
-    of it is a program, or trains with one worker.
+@dataclass(frozen=True)
+class _Needs:
+    """What a trial takes.
+
+    Attributes:
+        cpus: Of all its processes at once.
+        gpus: The same.
+        is_here: Whether what trains does so in the trial's own process: with one worker.
+        is_alone: Whether no other process works for it. If others do, it must not hold the CPUs that they wait for.
     """
-    cpus, gpus, is_here = [1.0], [0.0], True
+
+    cpus: float
+    gpus: float
+    is_here: bool
+    is_alone: bool
+
+
+def _needs(stages: Sequence[AnyStage]) -> _Needs:
+    cpus, gpus, is_here, is_alone = [1.0], [0.0], True, True
     for stage in stages:
         if stage.kind == "command":
             cpus.append(stage.resources.cpus)
             gpus.append(stage.resources.gpus)
-        elif stage.kind in ("pretrain", "finetune"):
+            continue
+        is_alone &= stage.kind == "pretrain" and stage.objective.kind != "skip_gram"  # the others read on Ray Data
+        if stage.kind in ("pretrain", "finetune"):
             cpus.append(stage.resources.least * stage.resources.cpus_per_worker)
             gpus.append(stage.resources.least * stage.resources.gpus_per_worker)
             is_here &= stage.resources.most == 1
-        else:  # it works in processes of its own
-            is_here = False
-    return max(cpus), max(gpus), is_here
+    return _Needs(max(cpus), max(gpus), is_here, is_alone and is_here)
 
 
 class _Watch:
@@ -109,15 +122,13 @@ class _Watch:
             self._total = Grid(config.space, config.search.points).size
 
     def __call__(self) -> None:
-        trials: list[Trial] = self._referee.ask("all")
-        count = Counter(each.state for each in trials)
+        count, best = self._referee.ask("standing")
         note = f"{count['running']} running, {count['pruned']} pruned, {count['failed']} failed"
-        best = best_of(trials, self._config.objective)
         if best is not None:
-            metric = self._config.objective.metric
-            note = f"best {metric} {best.metrics[metric]:.4g} (trial {best.number}), {note}"
-        ended = len(trials) - count["running"]
-        self._progress.update(ended, max(self._total or len(trials), 1), note)
+            number, value = best
+            note = f"best {self._config.objective.metric} {value:.4g} (trial {number}), {note}"
+        trials = sum(count.values())
+        self._progress.update(trials - count["running"], max(self._total or trials, 1), note)
 
 
 def _nothing(config: Sweep, trials: Sequence[Trial]) -> LlmyardError:

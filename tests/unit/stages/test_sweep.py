@@ -205,6 +205,8 @@ def test_failures_alone_end_a_sweep_with_the_first_cause(tmp_path: Path) -> None
         book.fail(number, f"broke {number}")
     with pytest.raises(RequestError, match="broke 0"):
         book.next()
+    again = journal(tmp_path, max_failures=2)  # the command is given again: what was wrong may be mended
+    assert [each[0] for each in (again.next(), again.next()) if each] == [0, 1]
     other = journal(tmp_path / "other", max_failures=2)
     other.next()
     other.finish(0, {"validation_loss": 1.0}, "", "", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from llmyard.core.storage import Storage
 from llmyard.sweeps.config import Searching
 from llmyard.sweeps.searchers import proposer
 from llmyard.sweeps.stopping import ends
-from llmyard.sweeps.trial import Trial
+from llmyard.sweeps.trial import Trial, best_of
 
 _CLOCK = "clock.json"
 
@@ -39,7 +40,11 @@ class Journal:
             if data is not None:
                 trial = Trial.from_json(data)
                 self._trials[trial.number] = trial
-        self._unfinished = sorted(each.number for each in self._trials.values() if each.state == "running")
+        states = {each.state for each in self._trials.values()}
+        again = {"running"} if "finished" in states else {"running", "failed"}  # what failed all of them may be mended
+        self._unfinished = sorted(each.number for each in self._trials.values() if each.state in again)
+        for number in self._unfinished:
+            self._trials[number] = replace(self._trials[number], state="running", why="")
         self._verdicts: dict[int, str] = {}
         self._fault: RequestError | None = None
         self._given: dict[int, float] = {}  # when each trial was given out last
@@ -125,6 +130,12 @@ class Journal:
     def all(self) -> list[Trial]:
         """Returns all trials by number."""
         return [self._trials[number] for number in sorted(self._trials)]
+
+    def standing(self) -> tuple[Counter[str], tuple[int, float] | None]:
+        """Returns how many trials are in each state, and the best one's number and figure."""
+        best = best_of(self.all(), self._config.objective)
+        found = None if best is None else (best.number, best.metrics[self._config.objective.metric])
+        return Counter(each.state for each in self._trials.values()), found
 
     def seconds(self) -> float:
         """Returns how long the sweep has run, over all its attempts."""
