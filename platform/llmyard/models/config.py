@@ -24,10 +24,19 @@ class _Attention(Config):
         return self
 
 
+_BASE_WIDTH = Field(
+    None,
+    ge=8,
+    description="The hidden_size at which the learning rate was found: first weights and rates become such that it is "
+    "good at this hidden_size too (muP; AdamW only, heads of one size, feed_forward_size in proportion).",
+)
+
+
 class Gpt2(_Attention):
     """A causal decoder of GPT-2's and GPT-3's shape (Radford et al. 2019, Brown et al. 2020)."""
 
     family: Literal["gpt2"] = "gpt2"
+    base_width: int | None = _BASE_WIDTH
     layers: int = Field(4, ge=1, le=512)
 
 
@@ -35,6 +44,7 @@ class Llama(_Attention):
     """A causal decoder of Llama's shape: rotary positions, RMS norm, gated feed-forward (Touvron et al. 2023)."""
 
     family: Literal["llama"] = "llama"
+    base_width: int | None = _BASE_WIDTH
     layers: int = Field(4, ge=1, le=512)
     key_value_heads: int | None = Field(None, ge=1, description="Fewer than heads share keys and values; unset: heads.")
     feed_forward_size: int = Field(688, ge=8)

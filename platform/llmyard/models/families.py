@@ -30,6 +30,7 @@ from llmyard.models.text_classifier import TextClassifier, TextClassifierConfig
 from llmyard.models.text_encoder import TextEncoder
 from llmyard.models.transformer import TransformerConfig, TransformerModel
 from llmyard.models.transformer_xl import TransformerXlConfig, TransformerXlModel
+from llmyard.models.width import begin_at_width
 from llmyard.models.word_vectors import WordVectorsConfig, WordVectorsModel
 
 _CLASSES: dict[str, type[PreTrainedModel]] = {
@@ -61,15 +62,17 @@ def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_token
     ends = {"bos_token_id": end_id, "eos_token_id": end_id}
     match config:
         case Gpt2():
-            return GPT2LMHeadModel(
+            gpt2 = GPT2LMHeadModel(
                 GPT2Config(
                     **ids, **ends, n_positions=max_tokens, n_embd=config.hidden_size, n_layer=config.layers,
                     n_head=config.heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout,
                     attn_pdrop=config.dropout,
                 )
             )  # fmt: skip
+            begin_at_width(gpt2, config)
+            return gpt2
         case Llama():
-            return LlamaForCausalLM(
+            llama = LlamaForCausalLM(
                 LlamaConfig(
                     **ids, **ends, hidden_size=config.hidden_size, intermediate_size=config.feed_forward_size,
                     num_hidden_layers=config.layers, num_attention_heads=config.heads,
@@ -78,6 +81,8 @@ def build(config: Model, *, vocab_size: int, pad_id: int, end_id: int, max_token
                     attention_dropout=config.dropout, tie_word_embeddings=True,
                 )
             )  # fmt: skip
+            begin_at_width(llama, config)
+            return llama
         case TransformerXl():
             return TransformerXlModel(
                 TransformerXlConfig(**ids, eos_token_id=end_id, **config.model_dump(exclude={"family"}))

@@ -270,6 +270,8 @@ def refusal(config: Training, family: str) -> str | None:
 
 
 def _allowed(config: Pretrain | Finetune) -> None:
+    if getattr(config.model, "base_width", None) is not None and config.optimizer.kind != "adamw":
+        raise ValueError(f"model.base_width carries adamw's learning rate over, not that of {config.optimizer.kind}")
     found = refusal(config, config.model.family) if config.model is not None else None
     if found is not None:
         raise ValueError(found)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmyard.core.errors import TrainingError
 from llmyard.core.seeds import mix
+from llmyard.models.width import width_scales
 from llmyard.training.adapting import rate_scales
 from llmyard.training.adversarial import Adversary
 from llmyard.training.config import Training
@@ -93,7 +94,9 @@ class Progress:
     def __init__(self, layout: Layout, streams: Streams, config: Training) -> None:
         self.layout, self.streams, self.config = layout, streams, config
         layout.model.train()
+        of_width = width_scales(layout.model, getattr(config, "model", None))
         scales = rate_scales(layout.model, config.tuning)
+        scales = {**scales, **{name: each * scales.get(name, 1.0) for name, each in of_width.items()}}
         self.optimizers: Optimizers = make_optimizers(layout.model, config.optimizer, scales)
         self._adversary = Adversary(layout.model, config.opponent) if config.opponent is not None else None
         self._dtype = compute_dtype(config.precision, layout.device, layout.model.config.hidden_size)
