@@ -28,7 +28,7 @@ def made(of: Any) -> Any:
     return build(of, vocab_size=128, pad_id=0, end_id=1, max_tokens=32)
 
 
-def moved(of: Any, steps: int = 3, rate: float = 5e-3) -> float:
+def moved(of: Any, steps: int = 4, rate: float = 5e-3) -> float:
     """Returns how far some steps move the logits, in standard deviations over tokens."""
     model = made(of)
     optimizers = make_optimizers(model, AdamW(learning_rate=rate, weight_decay=0.0), width_scales(model, of))
@@ -51,7 +51,7 @@ def test_steps_move_logits_alike_at_every_width(family: str) -> None:
     kept = [moved(shape(family, width, 64)) for width in (64, 256)]
     assert kept[0] == pytest.approx(plain[0])  # at the base's own width nothing is changed
     assert plain[1] > 1.6 * plain[0]
-    assert max(kept) < 1.4 * min(kept)
+    assert max(kept) < 1.5 * min(kept)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
