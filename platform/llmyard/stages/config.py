@@ -17,7 +17,7 @@ from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
 from llmyard.stages.sweeping.settings import ends_of, reason, with_values
 from llmyard.stages.training_config import Finetune, Pretrain
-from llmyard.sweeps.config import Searching
+from llmyard.sweeps.config import Scaling, Searching
 from llmyard.text.config import Cleaning
 from llmyard.tokens.config import BpeTokenizer, Splits, TokenizerChoice
 
@@ -54,6 +54,9 @@ class Sweep(Stage, Searching):
     register_as: Register | None = Field(
         None, description="Register the best trial's checkpoint in MLflow with its figures."
     )
+    scaling: Scaling | None = Field(
+        None, description="Fit a scaling law to the trials, of several sizes and numbers of tokens, and draw it."
+    )
 
     @model_validator(mode="after")
     def _space_fits(self) -> Self:
@@ -66,6 +69,8 @@ class Sweep(Stage, Searching):
             raise ValueError("`stopping` needs figures on the way: set `evaluate_every_steps` in `job`")
         if self.register_as is not None and stages[-1].kind not in ("pretrain", "finetune", "evaluate"):
             raise ValueError(f"`register_as`: a {stages[-1].kind} makes no checkpoint")
+        if self.scaling is not None and not any(stage.kind == "pretrain" for stage in stages[-1:]):
+            raise ValueError(f"`scaling` is of pretraining, whose tokens are known, not of {stages[-1].kind}")
         for path, dimension in self.space.items():
             for value in ends_of(dimension):
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
@@ -187,6 +187,27 @@ def _checkpoint_of(made: Artifact, store: ArtifactStore) -> Artifact | None:
     return store.get(str(named)) if named else None
 
 
+def _law(config: Sweep, making: Making, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Draws the scaling law of the trials and returns it; where they determine none, why."""
+    from llmyard.stages.scaling_report import pages
+    from llmyard.sweeps.scaling import fit, points_of, resample
+
+    assert config.scaling is not None
+    best: dict[tuple[float, float], Any] = {}
+    for point in points_of(trials, config.objective.metric):  # where rates were searched too, the best rate counts
+        at = (point.parameters, point.tokens)
+        best[at] = min(best.get(at, point), point, key=lambda each: each.loss)
+    points = [best[at] for at in sorted(best)]
+    try:
+        law = fit(points)
+        drawn = pages(config.output, points, law, resample(points), config.scaling.budgets)
+    except RequestError as refused:
+        return {"refused": f"{refused.what}: {refused.remedy}"}
+    for name, page in drawn.items():
+        making.draft.keep(name, page.encode())
+    return asdict(law)
+
+
 def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, seconds: float) -> Made:
     from llmyard.stages.sweep_report import pages
 
@@ -204,13 +225,16 @@ def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, s
     }  # fmt: skip
     for name, page in pages(config.output, config, trials, weights, spent).items():
         draft.keep(name, page.encode())
-    making.run.attach(["report.html", "report.zh.html", "trials.jsonl", "best.json"])
+    law = _law(config, making, trials) if config.scaling is not None else {}
+    more = ["scaling.html", "scaling.zh.html"] if "irreducible" in law else []
+    making.run.attach(["report.html", "report.zh.html", *more, "trials.jsonl", "best.json"])
     states = ("finished", "pruned", "failed")
     metrics = {f"trials_{state}": float(sum(each.state == state for each in trials)) for state in states}
     metrics |= {**best.metrics, **spent}
     also = (making.context.store.get(best.artifact),) if best.artifact else ()
     front = [each.number for each in front_of(trials, config.objectives)]
     details: dict[str, Any] = {"best": found, "importance": weights, "front": front}
+    details |= {"scaling": law} if law else {}
     checkpoint = _checkpoint_of(also[0], making.context.store) if also else None
     if checkpoint is not None:
         details["checkpoint"] = checkpoint.reference

@@ -160,6 +160,17 @@ class Budget(Config):
         return self
 
 
+class Scaling(Config):
+    """A law fitted to the finished trials: the loss by the model's size and the tokens that it read."""
+
+    budgets: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        max_length=8,
+        description="In FLOPs, at which the best size is reckoned; unset: four that were measured, and ten times the "
+        "largest.",
+    )
+
+
 class Searching(Config):
     """Fields of a sweep that do not depend on what it runs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from llmyard.core.jobfile import parse_job
 from llmyard.core.storage import Storage
 from llmyard.stages.config import Sweep, job_adapter
 from llmyard.stages.run import inputs_of, outer_inputs
+from llmyard.stages.sweep import _law
 from llmyard.stages.sweeping.journal import Journal
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages, trial_stages
 from llmyard.sweeps.trial import Trial, best_of, front_of
@@ -82,6 +84,8 @@ budget: {{trials: 3}}
         ({"job": {**PRETRAIN, "evaluate_every_steps": None}, "stopping": {"kind": "asha", "grace_steps": 5}},
          "evaluate_every_steps"),
         ({"also": [{"metric": "validation_loss"}]}, "named twice"),
+        ({"scaling": {}, "job": PIPELINE, "space": {"stages.base.steps": "int(1, 9)"}}, "`scaling` is of pretraining"),
+        ({"scaling": {"budgets": [-1.0]}}, "greater than 0"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(fields: dict[str, Any], said: str) -> None:
@@ -250,3 +254,24 @@ def test_the_front_holds_what_nothing_beats() -> None:
         for number, (loss, speed) in enumerate(points)
     ]
     assert [each.number for each in front_of(trials, objectives)] == [0, 1, 3]
+
+
+def test_a_law_is_drawn_of_the_best_trial_at_each_point_or_told_why_not(tmp_path: Path) -> None:
+    config = sweep(scaling={"budgets": [1e12]})
+    kept: dict[str, bytes] = {}
+    draft = SimpleNamespace(keep=lambda name, data: kept.update({name: data}))
+    making: Any = SimpleNamespace(draft=draft)
+    points = [(size, tokens) for size in (1e4, 3e4, 1e5) for tokens in (1e5, 4e5, 1.6e6)]
+    trials = [
+        Trial(
+            2 * number + worse, {}, "finished",
+            metrics={"parameters": n, "tokens": d, "validation_loss": 1.7 + 40 / n**0.35 + 90 / d**0.3 + worse},
+        )
+        for number, (n, d) in enumerate(points) for worse in (0, 1)
+    ]  # fmt: skip
+    found = _law(config, making, trials)
+    assert found["alpha"] == pytest.approx(0.35, rel=0.05)
+    assert set(kept) == {"scaling.html", "scaling.zh.html"}
+    kept.clear()
+    assert "refused" in _law(config, making, trials[:6])
+    assert not kept
