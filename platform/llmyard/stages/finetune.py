@@ -22,8 +22,24 @@ from llmyard.tokens.tokenizer import FILE
 REVISION = 4
 
 
+def _refuse_without_effect(config: Finetune) -> None:
+    """Raises RequestError for a field of the task that its form of model never reads. Here and not in the config: what
+    older checkpoints were made with is still read.
+    """
+    if config.model is None:
+        return
+    labels = config.model.family in LABELLERS
+    for name in getattr(config.task, "of_writers" if labels else "of_labellers", ()):
+        if name in config.task.model_fields_set:
+            what = "labels" if labels else "writes"
+            raise RequestError(
+                f"{config.output}: task.{name} has no effect on a model that {what}", f"leave `{name}` out"
+            )
+
+
 def parents(config: Finetune, store: ArtifactStore) -> Mapping[str, Artifact]:
     """Returns the tokenizer and the checkpoint to go on from."""
+    _refuse_without_effect(config)
     found = {"tokenizer": store.get(config.tokenizer, "tokenizer")}
     if config.init != "scratch":
         found["base"] = base_of(config.init, store)

@@ -227,12 +227,6 @@ class Finetune(Stage, Training):
         labels = self.model is not None and self.model.family in LABELLERS
         if self.samples is not None and (self.samples.prompts or labels):
             raise ValueError("`samples` of finetune answer held-out examples: no `prompts`, and no model that labels")
-        if self.model is not None:
-            without_effect = getattr(self.task, "of_writers" if labels else "of_labellers", ())
-            for name in without_effect:
-                if name in self.task.model_fields_set:
-                    kind = "labels" if labels else "writes"
-                    raise ValueError(f"task.{name} has no effect on a model that {kind}: leave it out")
         if self.model is not None and self.model.family not in self.task.families:
             raise ValueError(
                 f"task {self.task.kind} is trained with family {' or '.join(self.task.families)}, not "

@@ -15,10 +15,10 @@ from llmyard.core.errors import ConfigError, DataError, MissingArtifact, Request
 from llmyard.core.storage import Storage
 from llmyard.models.config import Gpt2, WordVectors
 from llmyard.models.families import build, save
-from llmyard.stages import pretrain
+from llmyard.stages import finetune, pretrain
 from llmyard.stages.bases import adopt, check_hub
 from llmyard.stages.beginning import first_model
-from llmyard.stages.config import Pretrain, job_adapter
+from llmyard.stages.config import Finetune, Pretrain, job_adapter
 from llmyard.stages.replay import joined
 from llmyard.stages.run import inputs_of
 from llmyard.stages.stage import stage_fingerprint
@@ -322,3 +322,21 @@ def test_a_hub_model_with_its_own_tokenizer_is_trained_on_text_prepared_with_it(
     model = first_model(train_job(job(init=f"hub:{folder}"), store), usable)
     assert usable.vocab_size == OLD.vocab_size
     assert len(model.get_input_embeddings().weight) == usable.vocab_size + 8  # 8 rows stood behind its tokenizer
+
+
+@pytest.mark.parametrize(
+    ("family", "field"), [("bert", "max_answer_tokens"), ("gpt2", "hops"), ("t5", "always_answers")]
+)
+def test_a_field_that_the_model_never_reads_is_refused_in_a_job_and_read_in_a_checkpoint(
+    family: str, field: str, tmp_path: Path
+) -> None:
+    job = {
+        "output": "reader", "tokenizer": "t", "steps": 1, "model": {"family": family},
+        "task": {"kind": "question_answering", field: 2 if field != "always_answers" else True},
+    }  # fmt: skip
+    config = Finetune.model_validate(job)
+    with pytest.raises(RequestError, match=rf"task\.{field} has no effect on a model that"):
+        finetune.parents(config, ArtifactStore(Storage(str(tmp_path))))
+    assert Finetune.model_validate(config.model_dump(mode="json")) == config
+    plain = Finetune.model_validate({**job, "task": {"kind": "question_answering"}})
+    finetune._refuse_without_effect(plain)
