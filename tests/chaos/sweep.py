@@ -105,12 +105,14 @@ class Campaign:
             time.sleep(0.05)
 
     def _strike(self, command: Command, role: str) -> Command:
-        command.refresh(0.0)
         time.sleep(self.random.random() * self.seconds)
-        victim = command.victim(role, ROLES[role]) if role in ("driver", "node") else None
-        victim = victim or next(iter(command.running(ROLES[role])), None) if ROLES[role] else victim
-        if victim is None or command.process.poll() is not None:
-            raise AssertionError(f"there is no {role} to kill: {command.output()[-2000:]}")
+        victim, give_up = None, time.monotonic() + 30
+        while victim is None:  # between two trials their process has another title for a moment
+            command.refresh(0.0)
+            beginning = ROLES[role]
+            victim = next(iter(command.running(beginning)), None) if beginning else command.victim(role, "")
+            if command.process.poll() is not None or time.monotonic() > give_up:
+                raise AssertionError(f"there is no {role} to kill: {command.output()[-2000:]}")
         before, at = self._done(), time.monotonic()
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
