@@ -106,8 +106,8 @@ class Campaign:
 
     def _strike(self, command: Command, role: str) -> Command:
         time.sleep(self.random.random() * self.seconds)
-        victim, give_up = None, time.monotonic() + 30
-        while victim is None:  # between two trials their process has another title for a moment
+        victim, give_up = None, time.monotonic() + PATIENCE
+        while victim is None:  # of a command that was just given again Ray still starts
             command.refresh(0.0)
             beginning = ROLES[role]
             victim = next(iter(command.running(beginning)), None) if beginning else command.victim(role, "")

