@@ -209,7 +209,7 @@ def test_taylor_scores_are_weights_times_gradients(trained: Trained) -> None:
         loss(model, batch).backward()
         weight = model.decoder_layers[1].feed.outer.weight
         wanted += (weight * weight.grad).abs().sum(0).detach()
-        layer += sum(float((each * each.grad).abs().sum()) for each in model.decoder_layers[1].parameters())
+        layer += sum(float((each.detach() * each.grad).abs().sum()) for each in model.decoder_layers[1].parameters())
     model.zero_grad()
     model.requires_grad_(False).train()
     found = by_taylor(model, batches, loss)

@@ -90,6 +90,7 @@ def test_first_use_by_several_threads_at_once(kind: str) -> None:
     assert all(torch.equal(each, wanted) for each in found)
 
 
+@pytest.mark.skipif(not int8.has_int8_kernel(), reason="sums of floating point differ with their order")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_neighbours_in_a_batch_change_nothing(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
