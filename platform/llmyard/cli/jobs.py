@@ -27,6 +27,7 @@ def run_job(
     storage: str | None,
     force: bool,
     profile: bool = False,
+    promote: str | None = None,
 ) -> dict[str, Any]:
     """Runs a job with its live view and returns what ``--json`` prints."""
     from llmyard.cli.messages import say
@@ -36,6 +37,7 @@ def run_job(
 
     job, store = checked_job(shell, path, overrides, storage, address)
     job = profiled(job) if profile else job
+    job = promoted(job, promote) if promote is not None else job
     console = shell.console()
     with JobView(console, live=console.is_terminal, stages=len(stages_of(job))) as view:
         results = run(
@@ -52,6 +54,30 @@ def run_job(
         for item in result.artifacts
     ]
     return {"artifacts": made, "error": None}
+
+
+def promoted(job: AnyJob, alias: str) -> AnyJob:
+    """Returns a job whose last stage registers its result under an alias.
+
+    Raises:
+        RequestError: It ends in a stage that chooses no model, or no model can have this alias.
+    """
+    from pydantic import ValidationError
+
+    last = stages_of(job)[-1]
+    if last.kind not in ("sweep", "compress", "evaluate"):
+        raise RequestError(
+            f"--promote: the job ends in {last.kind}, which judges no model", "end it with sweep, compress or evaluate"
+        )
+    to = {"name": last.register_as.name if last.register_as is not None else last.output, "alias": alias}
+    try:
+        changed = type(last).model_validate({**last.model_dump(exclude_unset=True), "register_as": to})
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RequestError(f"--promote: {said}", "give another alias, or another `output`") from None
+    if isinstance(job, Pipeline):
+        return job.model_copy(update={"stages": (*job.stages[:-1], changed)})
+    return changed
 
 
 def profiled(job: AnyJob) -> AnyJob:

@@ -79,13 +79,17 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Trace some training steps; the trace lies in the checkpoint's folder.")
     ] = False,
+    promote: Annotated[
+        str | None,
+        typer.Option(help="Register what the job's last sweep, compression or evaluation ends in under this alias."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a job; finished stages are skipped, interrupted ones continued."""
     from llmyard.cli.jobs import run_job
 
     shell.json = as_json
-    shell.finish(run_job(shell, job, overrides or [], address, storage, force, profile))
+    shell.finish(run_job(shell, job, overrides or [], address, storage, force, profile, promote))
 
 
 @app.command()

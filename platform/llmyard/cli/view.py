@@ -175,6 +175,12 @@ def key_figure(result: StageResult) -> tuple[str, str]:
     if result.kind == "sweep":
         name = result.artifacts[0].config["objective"]["metric"]
         return f"{name} {metrics[name]:.4g}", ""
+    if result.kind == "compress":
+        key = str(result.artifacts[0].details.get("key_metric", ""))
+        if key not in metrics:
+            sizes = (f"{metrics[name] / 1e6:,.1f}" for name in ("bytes", "bytes_original"))
+            return "{} MB ({})".format(*sizes), ""
+        return f"{key} {metrics[key]:.3g} ({metrics[f'{key}_original']:.3g})", ""
     if result.kind == "index":
         return say("passages", count=f"{metrics.get('passages', 0):,.0f}"), ""
     return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""

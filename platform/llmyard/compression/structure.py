@@ -101,6 +101,22 @@ class Structure:
     first: tuple[str, ...] = ()
 
 
+def why_not_pruned(family: str, heads: bool) -> str:
+    """Returns why a model cannot be pruned; "" if it can.
+
+    Args:
+        family: Its ``model_type``.
+        heads: Whether heads shall go.
+    """
+    if family not in _FAMILIES:
+        return f"supported are {', '.join(_FAMILIES)}"
+    if heads and family not in _WITH_HEADS:
+        return (
+            f"its heads divide hidden_size, so fewer would be larger ones; {' and '.join(_WITH_HEADS)} can have fewer"
+        )
+    return ""
+
+
 def structure_of(model: Any) -> Structure:
     """Returns the parts of a model.
 
@@ -235,6 +251,7 @@ def _own_feed(model: Any, stacks: tuple[Stack, ...]) -> tuple[Part, ...]:
     return tuple(_feed(model, layer, f"{layer}feed", width, ("inner",), "outer") for layer in layers)
 
 
+_WITH_HEADS = ("llama", "t5")
 _FAMILIES: dict[str, Callable[[Any], Structure]] = {
     "gpt2": _gpt2, "llama": _llama, "t5": _t5, "bert": _bert, "roberta": _bert, "xlm-roberta": _bert,
     "llmyard_transformer": _transformer, "llmyard_transformer_xl": _transformer_xl,

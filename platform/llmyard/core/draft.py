@@ -29,6 +29,11 @@ class Draft:
         self._done = False
 
     @property
+    def reference(self) -> str:
+        """``kind/name@version`` of what will be committed."""
+        return f"{self.kind}/{self.name}@{self.version}"
+
+    @property
     def continued(self) -> bool:
         """Whether a dead owner began this version."""
         return self.lease.taken_over

@@ -16,6 +16,10 @@ class EngineClosed(LlmyardError):
     """The engine is draining or closed and takes no more requests."""
 
 
+class Unanswering(RequestError):
+    """No engine here answers with a model of this kind."""
+
+
 class Unsupported(RequestError):
     """The model cannot do what was asked."""
 

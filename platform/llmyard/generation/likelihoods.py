@@ -88,7 +88,7 @@ def _scored(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> list[Likelihood]:
     target_BT = pad(answers, 0).to(device)
-    logits_BTV = _forced(model, prompts, answers, pad_id, device).float()
+    logits_BTV = forced(model, prompts, answers, pad_id, device).float()
     inside_BT = pad([[1] * len(answer) for answer in answers], 0).to(device)
     said_BT = logits_BTV.gather(-1, target_BT[..., None])[..., 0] - logits_BTV.logsumexp(-1)
     totals = (said_BT * inside_BT).sum(1).tolist()
@@ -98,7 +98,7 @@ def _scored(
     ]
 
 
-def _forced(
+def forced(
     model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> Tensor:
     """Returns the logits (B, T, V) of each token of the answers; what stands behind an answer's end is no matter."""

@@ -20,18 +20,27 @@ from typing import Any, TypeVar
 
 import torch
 
-from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.compression.loading import load
+from llmyard.core.errors import LlmyardError
 from llmyard.core.seeds import mix
 from llmyard.generation.capable import ANSWERING, capabilities_of, why_not
 from llmyard.generation.constrained import Grammars
 from llmyard.generation.control import Controls
 from llmyard.generation.decoders import decoder_of
-from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
+from llmyard.generation.engine import (
+    Capabilities,
+    Delta,
+    EngineClosed,
+    Finish,
+    GenerateRequest,
+    Stats,
+    Unanswering,
+    Unsupported,
+)
 from llmyard.generation.likelihoods import MAX_BATCH, Likelihood, fitted, likelihoods, vectors_of
 from llmyard.generation.queued import Call, Sequenced, failure_of, nucleus, post, run_call
 from llmyard.generation.tagging import choose, tag
 from llmyard.generation.text_stream import TextStream
-from llmyard.models.families import load
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.text_classifier import TextClassifier
 from llmyard.tasks.task import Annotation, Choice, Decoding, Marked
@@ -67,7 +76,7 @@ class TorchEngine:
         self._model = model.to(self._device)
         fault = why_not(self._model)
         if fault:
-            raise RequestError(f"{name}: {fault}", f"it answers with {ANSWERING}")
+            raise Unanswering(f"{name}: {fault}", f"it answers with {ANSWERING}")
         self._able = capabilities_of(self._model, name)
         self._grammars, self._controls = Grammars(tokenizer), Controls(tokenizer)
         self._queue: queue.Queue[Sequenced | Call | None] = queue.Queue()

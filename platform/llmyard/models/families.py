@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -218,23 +219,24 @@ def like(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model
 
 
-def load(folder: str | Path) -> PreTrainedModel:
+def load(folder: str | Path, gguf: str | None = None) -> PreTrainedModel:
     """Returns the model saved in a folder: of llmyard's families, or any other that transformers itself knows.
+
+    Args:
+        folder: Of the model.
+        gguf: File there to read the weights from; None takes those in safetensors.
 
     Raises:
         RequestError: The folder holds no model, or one that needs code of its own.
         CorruptArtifact: Weights are missing.
     """
-    try:
-        written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"{folder} holds no config.json", "name the folder of a saved model") from None
-    model_class = _class_of(folder, written.get("model_type", ""))
+    model_class = _written_class(folder)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a table of what is missing; here it is one error
+    where = {"use_safetensors": True} if gguf is None else {"gguf_file": gguf}
     try:
         model, found = model_class.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            str(folder), local_files_only=True, output_loading_info=True, **where
         )
     except RuntimeError as error:  # what transformers raises for weights of other sizes
         first = str(error).strip().partition("\n")[0]
@@ -244,6 +246,27 @@ def load(folder: str | Path) -> PreTrainedModel:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise CorruptArtifact(f"{folder} lacks weights: {missing}", "it was saved by another version: train it again")
     return model.eval()
+
+
+def unfilled(folder: str | Path) -> PreTrainedModel:
+    """Returns the model that a folder's ``config.json`` describes, with weights that mean nothing yet.
+
+    Raises:
+        RequestError: The folder holds no model, or one that needs code of its own.
+    """
+    model_class = _written_class(folder)
+    config = model_class.config_class.from_pretrained(str(folder))
+    with torch.random.fork_rng(devices=[]):  # its weights are not drawn from the caller's seed
+        made: PreTrainedModel = model_class(config).eval()
+        return made
+
+
+def _written_class(folder: str | Path) -> Any:
+    try:
+        written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{folder} holds no config.json", "name the folder of a saved model") from None
+    return _class_of(folder, written.get("model_type", ""))
 
 
 def _class_of(folder: str | Path, family: str) -> Any:

@@ -21,6 +21,7 @@ from llmyard.sources.config import ExampleSource
 from llmyard.sources.examples import plan_examples
 from llmyard.stages.config import Evaluate, Finetune
 from llmyard.stages.examples import checked
+from llmyard.stages.origins import training_of
 from llmyard.tasks.catalogue import form_of, task_of
 from llmyard.tasks.config import AnyTask
 from llmyard.tasks.config import Task as TaskConfig
@@ -127,7 +128,7 @@ class Asked:
             assert config.data is not None
             room = int(details.get("sequence_length", 0)) or DEFAULT_ROOM
             return cls(config.task, config.data, family, shots=config.shots, room=room)
-        trained = Finetune.model_validate(checkpoint.config)
+        trained = Finetune.model_validate(training_of(checkpoint))
         task = _TASK.validate_python(details["task_config"])
         return cls(task, config.data or trained.data, family, details.get("prompt_ids", ()))
 

@@ -12,6 +12,7 @@ from llmyard.models.config import Model as ModelConfig
 from llmyard.models.config import learns_positions
 from llmyard.sources.config import DocumentSource, Limits
 from llmyard.stages.command_config import Command
+from llmyard.stages.compress_config import Compress
 from llmyard.stages.evaluate_config import Evaluate, Register
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
@@ -67,7 +68,7 @@ class Sweep(Stage, Searching):
             stage.kind == "command" or getattr(stage, "evaluate_every_steps", None) for stage in stages
         ):
             raise ValueError("`stopping` needs figures on the way: set `evaluate_every_steps` in `job`")
-        if self.register_as is not None and stages[-1].kind not in ("pretrain", "finetune", "evaluate"):
+        if self.register_as is not None and stages[-1].kind not in ("pretrain", "finetune", "evaluate", "compress"):
             raise ValueError(f"`register_as`: a {stages[-1].kind} makes no checkpoint")
         if self.scaling is not None and not any(stage.kind == "pretrain" for stage in stages[-1:]):
             raise ValueError(f"`scaling` is of pretraining, whose tokens are known, not of {stages[-1].kind}")
@@ -82,7 +83,9 @@ class Sweep(Stage, Searching):
         return self
 
 
-StageConfig = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep, Field(discriminator="kind")]
+StageConfig = Annotated[
+    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep, Field(discriminator="kind")
+]
 
 
 class Pipeline(Config):
@@ -137,25 +140,29 @@ class Pipeline(Config):
         return self
 
 
-SweptJob = Annotated[Prepare | Pretrain | Finetune | Evaluate | Index | Command | Pipeline, Field(discriminator="kind")]
+SweptJob = Annotated[
+    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Pipeline, Field(discriminator="kind")
+]
 Sweep.model_rebuild()
 Pipeline.model_rebuild()
 
 ARTIFACT_KIND = {
     "prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report", "index": "index",
-    "command": "files", "sweep": "sweep",
+    "command": "files", "sweep": "sweep", "compress": "checkpoint", "reduction": "checkpoint",
 }  # fmt: skip
 
 Job = Annotated[
-    Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep | Pipeline, Field(discriminator="kind")
+    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep | Pipeline,
+    Field(discriminator="kind"),
 ]
-AnyStage = Prepare | Pretrain | Finetune | Evaluate | Index | Command | Sweep
+AnyStage = Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep
 AnyJob = AnyStage | Pipeline
 
 __all__ = [
     "AnyJob",
     "AnyStage",
     "Command",
+    "Compress",
     "Evaluate",
     "Finetune",
     "Index",

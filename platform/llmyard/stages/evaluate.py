@@ -22,6 +22,7 @@ from llmyard.stages.answering import task_metrics
 from llmyard.stages.asked import check_askable, check_comparable, live_model
 from llmyard.stages.config import Evaluate
 from llmyard.stages.evaluation_report import pages
+from llmyard.stages.origins import training_of
 from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
 from llmyard.stages.registering import register
@@ -42,7 +43,7 @@ def parents(config: Evaluate, store: ArtifactStore) -> Mapping[str, Artifact]:
     found = {"checkpoint": checkpoint, **_index(config, store)}
     if config.compare_to is not None:
         found["other"] = store.get(config.compare_to, "checkpoint")
-    kind = checkpoint.config.get("kind")
+    kind = training_of(checkpoint).get("kind")
     data = _data(config, checkpoint)
     if data is not None:
         there = splits_of(data)
@@ -92,15 +93,17 @@ def _data(config: Evaluate, checkpoint: Artifact | None) -> ExampleSource | None
     """Returns the examples to be asked; None where the checkpoint has no task."""
     if config.data is not None or checkpoint is None:
         return config.data
-    if checkpoint.config.get("kind") != "finetune":
+    trained = training_of(checkpoint)
+    if trained.get("kind") != "finetune":
         return None
-    return cast(ExampleSource, _SOURCE.validate_python(checkpoint.config["data"]))
+    return cast(ExampleSource, _SOURCE.validate_python(trained["data"]))
 
 
 def _held_out(checkpoint: Artifact, shards: Artifact) -> tuple[str, ...]:
     """Returns the splits of a base model's shards that hold at least one sequence of its length."""
-    whole = checkpoint.config.get("packing", "concatenate") != "concatenate"
-    least = 0 if whole else int(checkpoint.config.get("sequence_length", 0))
+    trained = training_of(checkpoint)
+    whole = trained.get("packing", "concatenate") != "concatenate"
+    least = 0 if whole else int(trained.get("sequence_length", 0))
     return tuple(split for split in ("validation", "test") if shards.metrics.get(f"tokens_{split}", 0.0) > least)
 
 

@@ -10,6 +10,7 @@ from llmyard.core.errors import RequestError
 from llmyard.stages.bases import base_of, check_family, same_tokenizer
 from llmyard.stages.config import Finetune
 from llmyard.stages.examples import content, encode_examples, parts_of, prompt_ids
+from llmyard.stages.origins import training_of
 from llmyard.stages.stage import Made, Making
 from llmyard.stages.templates import with_template
 from llmyard.stages.training import TrainJob, is_apart, run_training
@@ -108,7 +109,7 @@ def _check_base(config: Finetune, base: Artifact) -> None:
             "lower the limits under `task:`, or pretrain with a longer sequence_length",
         )
     learned = base.details.get("task")
-    if family in LABELLERS and base.config.get("kind") == "finetune" and learned != kind:
+    if family in LABELLERS and training_of(base).get("kind") == "finetune" and learned != kind:
         raise RequestError(
             f"{base.reference} has the heads of {learned}, not of {kind}",
             "go on from the pretrained encoder, or from a checkpoint of the same task",
@@ -130,7 +131,7 @@ def _check_question_end(config: Finetune, tokenizer: Artifact, family: str) -> N
 
 def _check_labels(labels: Mapping[str, list[str]], known: Artifact | None, family: str) -> None:
     """Raises RequestError where a base or a teacher labels with other names: its first would be taken for ours."""
-    if known is None or family not in LABELLERS or known.config.get("kind") != "finetune":
+    if known is None or family not in LABELLERS or training_of(known).get("kind") != "finetune":
         return
     for kind in ("classes", "entity_types", "relations"):
         ours, theirs = labels.get(kind, []), list(known.details.get(kind, []))

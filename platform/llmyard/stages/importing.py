@@ -17,6 +17,7 @@ from llmyard.core.artifact import FORMAT_VERSION, MARK
 from llmyard.core.artifacts import Artifact, ArtifactStore, sha256_of
 from llmyard.core.errors import RequestError
 from llmyard.core.fingerprint import fingerprint
+from llmyard.stages.origins import KEPT
 from llmyard.tasks.config import KIN, Task
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 from llmyard.training.config import FAMILIES
@@ -24,19 +25,6 @@ from llmyard.training.config import FAMILIES
 IMPORTABLE = ("checkpoint", "tokenizer", "shards", "records")
 # Formats that can run code when they are loaded.
 _UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".joblib")
-# Of a checkpoint that llmyard made: what serving and going on from it read in its record.
-_KEPT = (
-    "task",
-    "task_config",
-    "sequence_length",
-    "label_smoothing",
-    "entity_types",
-    "relations",
-    "classes",
-    "parts",
-    "prompt_ids",
-    "also",
-)
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ def _is_record(name: str) -> bool:
 def _made_by_llmyard(mark: Path) -> dict[str, Any]:
     record = _json(mark)
     details = record.get("details") if record.get("format_version") == FORMAT_VERSION else None
-    kept = {key: details[key] for key in _KEPT if key in details} if isinstance(details, dict) else {}
+    kept = {key: details[key] for key in KEPT if key in details} if isinstance(details, dict) else {}
     if "task_config" in kept:
         try:
             TypeAdapter(Task).validate_python(kept["task_config"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact
 from llmyard.stages.config import Evaluate, Pretrain
+from llmyard.stages.origins import training_of
 from llmyard.stages.stage import Making
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def perplexity(config: Evaluate, making: Making) -> dict[str, Any]:
     from llmyard.runtime.datasets import map_with
 
     checkpoint, shards = making.parents["checkpoint"], making.parents["shards"]
-    trained = Pretrain.model_validate(checkpoint.config)
+    trained = Pretrain.model_validate(training_of(checkpoint))
     scored = {}
     for split in config.splits:
         # A model with a memory reads the split in one piece.
@@ -107,7 +108,7 @@ class LossWorker:
     def __init__(
         self, checkpoint: Artifact, shards: Artifact, trained: Pretrain, batch_size: int, limit: int | None
     ) -> None:
-        from llmyard.models.families import load
+        from llmyard.compression.loading import load
         from llmyard.tokens.tokenizer import FILE, Tokenizer
         from llmyard.tokens.word_starts import token_sizes
 

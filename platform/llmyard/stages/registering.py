@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.core.artifacts import Artifact, ArtifactStore, Draft
 from llmyard.core.tracking import metric_key
 from llmyard.stages.evaluate_config import Register
 from llmyard.stages.stage import Making
 
 
-def register(to: Register, making: Making, checkpoint: Artifact, metrics: Mapping[str, float]) -> str:
-    """Registers a checkpoint as a new version that takes the alias; returns how MLflow names it."""
-    version = making.context.tracking.call("register", to.name, **_registration(to, checkpoint, metrics))
+def register(to: Register, making: Making, checkpoint: Artifact | Draft, metrics: Mapping[str, float]) -> str:
+    """Registers a checkpoint, or the one that the stage is about to commit, as a new version that takes the alias;
+    returns how MLflow names it.
+    """
+    run = making.run.run_id() if isinstance(checkpoint, Draft) else checkpoint.details.get("mlflow_run")
+    version = making.context.tracking.call("register", to.name, **_registration(to, checkpoint, metrics, run))
     return f"models:/{to.name}@{to.alias} (version {version})"
 
 
@@ -32,15 +35,18 @@ def keep_alias(to: Register, made: Artifact, checkpoint: str, store: ArtifactSto
     from llmyard.runtime.registry import gateway
 
     with gateway(store.storage.uri) as mlflow:
-        mlflow.register(to.name, **_registration(to, store.get(checkpoint), made.metrics))
+        found = store.get(checkpoint)
+        mlflow.register(to.name, **_registration(to, found, made.metrics, found.details.get("mlflow_run")))
 
 
-def _registration(to: Register, checkpoint: Artifact, metrics: Mapping[str, float]) -> dict[str, Any]:
+def _registration(
+    to: Register, checkpoint: Artifact | Draft, metrics: Mapping[str, float], run: str | None
+) -> dict[str, Any]:
     """Returns what the registry is told of a checkpoint."""
     return {
         "artifact": checkpoint.reference,
         "source": checkpoint.uri,
-        "run_id": checkpoint.details.get("mlflow_run") or None,
+        "run_id": run or None,
         "aliases": [to.alias],
         "tags": {
             metric_key(f"metric.{key.replace('/', '.')}"): f"{value:.4f}"

@@ -156,6 +156,8 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         named += [("checkpoint", stage.checkpoint)] if stage.checkpoint is not None else []
         named += [("checkpoint", stage.compare_to)] if stage.compare_to is not None else []
         named += [("index", stage.retrieval.index)] if stage.retrieval is not None else []
+    if stage.kind == "compress":
+        named.append(("checkpoint", stage.checkpoint))
     if stage.kind == "index":
         named.append(("shards", stage.shards))
     if stage.kind in ("pretrain", "finetune") and stage.init != "scratch" and not hub_models(stage):

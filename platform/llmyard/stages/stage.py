@@ -100,7 +100,7 @@ class Context:
             Input(item.name, item.version, item.kind, item.uri, item.files_sha256) for item in parents.values()
         )
         spec = RunSpec(
-            token=f"{draft.kind}/{draft.name}@{draft.version}",
+            token=draft.reference,
             name=f"{stage.kind}-{stage.output}",
             config=stage.model_dump(mode="json"),
             inputs=inputs,
@@ -175,10 +175,11 @@ def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str,
 def skip(stage: AnyStage, done: Artifact, store: ArtifactStore) -> StageResult:
     """Takes the finished artifact of an equal run."""
     store.settle(done)
-    if stage.kind in ("evaluate", "sweep") and stage.register_as is not None:
+    if stage.kind in ("evaluate", "sweep", "compress") and stage.register_as is not None:
         from llmyard.stages.registering import keep_alias
 
-        keep_alias(stage.register_as, done, str(done.details["checkpoint"]), store)
+        made = done.reference if stage.kind == "compress" else str(done.details["checkpoint"])
+        keep_alias(stage.register_as, done, made, store)
     return StageResult(stage.kind, (done,), done.metrics, 0.0, True, str(done.details.get("mlflow_run", "")))
 
 

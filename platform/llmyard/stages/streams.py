@@ -121,7 +121,7 @@ def _examples(
     job: TrainJob, config: Finetune, shards: ShardSet, tokenizer: Tokenizer, order_of: OrderOf, companion: Any
 ) -> Stream:
     from llmyard.tokens.views import ExampleView
-    from llmyard.training.objectives import Teacher, TokenLoss
+    from llmyard.training.objectives import TokenLoss
     from llmyard.training.streams import Stream
     from llmyard.training.task_objectives import (
         LabelObjective,
@@ -130,6 +130,7 @@ def _examples(
         SequenceToSequenceObjective,
         SpanObjective,
     )
+    from llmyard.training.teaching import Teacher
 
     view = ExampleView(shards)
     objective: Objective
@@ -138,14 +139,15 @@ def _examples(
         smoothing = getattr(config.model, "label_smoothing", job.label_smoothing)
     teacher = None
     if config.distillation is not None:
-        teacher = Teacher(companion, config.distillation.share, config.distillation.temperature)
+        lesson = config.distillation
+        teacher = Teacher(companion, lesson.share, lesson.temperature, lesson.hidden)
     loss = TokenLoss(smoothing, is_fused=config.fused_loss, teacher=teacher)
     if config.task.kind == "preference":
         objective = PreferenceObjective(tokenizer.pad_id, companion, config.task.beta)
     elif job.family in LABELLERS and "classes" in job.labels:
         objective = LabelObjective(tokenizer.pad_id, smoothing, teacher)
     elif job.family in LABELLERS:
-        objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]), smoothing)
+        objective = SpanObjective(tokenizer.pad_id, len(job.labels["relations"]), smoothing, teacher)
     elif job.family in FAMILIES["causal_lm"]:
         objective = PromptedLmObjective(tokenizer.pad_id, loss)
     else:

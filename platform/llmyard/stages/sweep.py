@@ -9,7 +9,9 @@ from typing import Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
-from llmyard.stages.config import ARTIFACT_KIND, AnyStage, Sweep, stages_of
+from llmyard.stages.config import ARTIFACT_KIND, AnyStage, Evaluate, Sweep, stages_of
+from llmyard.stages.origins import training_of
+from llmyard.stages.proof import proven
 from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making, module_of, run_stage
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
@@ -231,7 +233,7 @@ def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, s
     states = ("finished", "pruned", "failed")
     metrics = {f"trials_{state}": float(sum(each.state == state for each in trials)) for state in states}
     metrics |= {**best.metrics, **spent}
-    also = (making.context.store.get(best.artifact),) if best.artifact else ()
+    also: tuple[Artifact, ...] = (making.context.store.get(best.artifact),) if best.artifact else ()
     front = [each.number for each in front_of(trials, config.objectives)]
     details: dict[str, Any] = {"best": found, "importance": weights, "front": front}
     details |= {"scaling": law} if law else {}
@@ -239,5 +241,26 @@ def _made(config: Sweep, making: Making, trials: Sequence[Trial], best: Trial, s
     if checkpoint is not None:
         details["checkpoint"] = checkpoint.reference
         if config.register_as is not None:
-            details["registered"] = register(config.register_as, making, checkpoint, best.metrics)
+            judged = _judged(config, making, also[0], checkpoint)
+            details["parity"] = proven(checkpoint, checkpoint, _questions(config, checkpoint), making)
+            details["registered"] = register(config.register_as, making, checkpoint, {**best.metrics, **judged.metrics})
+            also = (*also, judged) if judged is not also[0] else also
     return Made(metrics, details, also=also, extra_parents=tuple(each.reference for each in also))
+
+
+def _judged(config: Sweep, making: Making, made: Artifact, checkpoint: Artifact) -> Artifact:
+    """Returns the report on the winner: what its trial ended in, or one that is made now."""
+    if made.kind == "report":
+        return made
+    context = making.context
+    inner = replace(context, store=context.store.pinned(checkpoint), parent=making.run.spec.token)
+    return run_stage(_questions(config, checkpoint), inner).artifacts[0]
+
+
+def _questions(config: Sweep, checkpoint: Artifact) -> Evaluate:
+    """Returns the evaluation of the winner: the job's own, or of what is held out."""
+    last = stages_of(config.job)[-1]
+    if last.kind == "evaluate":
+        return last.model_copy(update={"output": f"{config.output}-best", "checkpoint": checkpoint.reference})
+    split = "validation" if training_of(checkpoint).get("kind") == "pretrain" else "test"
+    return Evaluate(output=f"{config.output}-best", checkpoint=checkpoint.reference, splits=(split,))

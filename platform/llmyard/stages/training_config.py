@@ -86,12 +86,23 @@ class Pretrain(Stage, Training):
         return self
 
 
-class Distillation(Config):
-    """A larger model for the same task, whose probabilities are learned beside the text (Hinton et al. 2015)."""
+class Lesson(Config):
+    """How much is learned from a larger model beside the text (Hinton et al. 2015)."""
 
-    teacher: str = Field(description="Name of a checkpoint with the same tokenizer, tuned for the same task.")
     share: float = Field(0.5, gt=0, le=1, description="Of the loss that is the distance to the teacher.")
     temperature: float = Field(2.0, gt=0, description="Divides the logits of both, so that unlikely tokens count.")
+    hidden: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the hidden states, layer by layer: the tokens of a text are to be as alike to each "
+        "other as they are in the teacher, whatever the widths (Tung & Mori 2019).",
+    )
+
+
+class Distillation(Lesson):
+    """A larger model for the same task, from which is learned."""
+
+    teacher: str = Field(description="Name of a checkpoint with the same tokenizer, tuned for the same task.")
 
 
 class Augmentation(Config):
@@ -214,6 +225,8 @@ class Finetune(Stage, Training):
             raise ValueError("`label_smoothing` needs the logits that `fused_loss` never holds")
         if self.distillation is not None and (self.fused_loss or not self.parallel.is_plain):
             raise ValueError("`distillation` needs whole models and their logits: no `fused_loss`, no `parallel`")
+        if self.distillation is not None and self.distillation.hidden and self.compile:
+            raise ValueError("`distillation.hidden` looks into layers that `compile` makes one piece of")
         if self.metric_examples is not None and not self.parallel.is_plain:
             raise ValueError("`metric_examples` needs whole models: no `parallel.shard` or `parallel.tensor`")
         if self.adversarial is not None and (not self.parallel.is_plain or self.compile):

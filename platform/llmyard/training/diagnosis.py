@@ -30,11 +30,16 @@ class Diagnosis:
     norms: tuple[float, ...]
 
 
-def stacks_of(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Returns the stacks of equal layers in a model by name, each from the input to the output."""
+def stacks_of(model: nn.Module, least: int = 2) -> dict[str, list[nn.Module]]:
+    """Returns the stacks of equal layers in a model by name, each from the input to the output.
+
+    Args:
+        model: The model.
+        least: Layers that make a stack.
+    """
     found: dict[str, list[nn.Module]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) > 1:
+        if isinstance(module, nn.ModuleList) and len(module) >= least:
             kinds = {type(each) for each in module}
             inside = any(name.startswith(f"{outer}.") for outer in found)
             if len(kinds) == 1 and not inside and any(True for _ in module.parameters()):

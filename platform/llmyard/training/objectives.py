@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmyard.tokens.packing import PackedSequence, positions
+from llmyard.training.teaching import Teacher
 
 Batch = dict[str, Tensor]
 IGNORE = -100
@@ -80,39 +81,6 @@ class Forgetful:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A larger model whose probabilities are learned too (Hinton et al. 2015).
-
-    Attributes:
-        model: For the same vocabulary; it is not trained.
-        share: Of the loss that is the distance to the teacher; the rest is that to the text.
-        temperature: Divides the logits of both, so that unlikely tokens count.
-    """
-
-    model: Any
-    share: float
-    temperature: float
-
-    @torch.no_grad()
-    def logits(self, inputs: Mapping[str, Any], name: str, device: torch.device) -> Tensor:
-        """Returns the teacher's logits."""
-        return getattr(self.model.to(device)(**inputs), name)  # type: ignore[no-any-return]
-
-    def distance(self, student: Tensor, teacher: Tensor, wanted: Tensor) -> Tensor:
-        """Returns the Kullback-Leibler divergence over the wanted places, in nats, times the temperature squared.
-
-        Args:
-            student: Logits (N, V).
-            teacher: Logits (N, W) of a vocabulary that may have more ids behind.
-            wanted: (N), whether a place counts.
-        """
-        width = min(student.shape[-1], teacher.shape[-1])
-        one = (student[wanted][:, :width].float() / self.temperature).log_softmax(-1)
-        other = (teacher[wanted][:, :width].float() / self.temperature).log_softmax(-1)
-        return F.kl_div(one, other, reduction="sum", log_target=True) * self.temperature**2
-
-
-@dataclass(frozen=True)
 class TokenLoss:
     """Cross-entropy over a vocabulary.
 
@@ -139,14 +107,17 @@ class TokenLoss:
             logits: What the model calls its logits.
         """
         if not (self.is_fused and model.training):
-            out = model(**inputs)
-            said = getattr(out, logits)
-            loss = self.sum(said, labels, model.training)
             if self.teacher is None or not model.training:
-                return loss, out
-            taught = self.teacher.logits(inputs, logits, said.device).flatten(0, -2)
-            distance = self.teacher.distance(said.flatten(0, -2), taught, labels.flatten() != IGNORE)
-            return (1 - self.teacher.share) * loss + self.teacher.share * distance, out
+                out = model(**inputs)
+                return self.sum(getattr(out, logits), labels, model.training), out
+            wanted = labels != IGNORE
+            # An encoder-decoder has a stack that reads the source; what a decoder is asked for alone counts.
+            masks = [inputs["attention_mask"], wanted] if "decoder_input_ids" in inputs else [wanted]
+            heard = self.teacher.hear(model, lambda each: each(**inputs), masks)
+            said, taught = (getattr(each, logits).flatten(0, -2) for each in (heard.student, heard.teacher))
+            distance = self.teacher.distance(said, taught, wanted.flatten())
+            loss = self.sum(said, labels.flatten(), model.training)
+            return self.teacher.mixed(loss, distance, heard), heard.student
         head = model.get_output_embeddings()
         with _passed_over(head):
             out = model(**inputs)

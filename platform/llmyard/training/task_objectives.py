@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmyard.tokens.views import Example
-from llmyard.training.objectives import IGNORE, PLAIN, Batch, Forgetful, Teacher, TokenLoss, pad
+from llmyard.training.objectives import IGNORE, PLAIN, Batch, Forgetful, TokenLoss, pad
+from llmyard.training.teaching import Teacher
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,13 @@ class SpanObjective(Forgetful):
         pad_id: Fills shorter sequences.
         relations: How many there are.
         label_smoothing: Share of the probability that is spread over all tags, in training.
+        teacher: Whose probabilities are learned too, in training.
     """
 
     pad_id: int
     relations: int
     label_smoothing: float = 0.0
+    teacher: Teacher | None = None
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Returns ``tokens`` and ``tags`` (B, T), ``starts`` (B, E), ``valid`` (B, E) and ``related`` (B, R, E, E)."""
@@ -115,15 +118,31 @@ class SpanObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed loss of tags and relations."""
-        tags, scores = model(batch["tokens"], batch["starts"])
+        if self.teacher is None or not model.training:
+            return self._distance(model, batch, *model(batch["tokens"], batch["starts"]))
+        read = batch["tokens"] != self.pad_id
+        heard = self.teacher.hear(model, lambda each: each(batch["tokens"], batch["starts"]), [read])
+        (tags, scores), (their_tags, their_scores) = heard.student, heard.teacher
+        tagged, both = batch["tags"].flatten() != IGNORE, _both(batch, scores)
+        distance = self.teacher.distance(tags.flatten(0, 1), their_tags.flatten(0, 1), tagged)
+        distance = distance + self.teacher.binary_distance(scores[both], their_scores[both])
+        return self.teacher.mixed(self._distance(model, batch, tags, scores), distance, heard)
+
+    def _distance(self, model: Any, batch: Batch, tags: Tensor, scores: Tensor) -> Tensor:
         smoothing = self.label_smoothing if model.training else 0.0
         tagging = F.cross_entropy(
             tags.float().flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum",
             label_smoothing=smoothing,
         )  # fmt: skip
-        both = (batch["valid"][:, :, None] & batch["valid"][:, None, :])[:, None].expand_as(scores)
+        both = _both(batch, scores)
         relating = F.binary_cross_entropy_with_logits(scores.float()[both], batch["related"][both], reduction="sum")
         return tagging + relating
+
+
+def _both(batch: Batch, scores: Tensor) -> Tensor:
+    """Returns which scores of relations are of two true entities, in their shape."""
+    valid = batch["valid"]
+    return (valid[:, :, None] & valid[:, None, :])[:, None].expand_as(scores)
 
 
 @dataclass(frozen=True)
@@ -210,15 +229,17 @@ class LabelObjective(Forgetful):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Returns the summed cross-entropy."""
-        logits = model(batch["tokens"], batch["parts"]).float()
-        smoothing = self.label_smoothing if model.training else 0.0
-        loss = F.cross_entropy(logits, batch["labels"], reduction="sum", label_smoothing=smoothing)
         if self.teacher is None or not model.training:
-            return loss
-        with torch.no_grad():
-            taught = self.teacher.model.to(logits.device)(batch["tokens"], batch["parts"])
+            return self._distance(model, batch, model(batch["tokens"], batch["parts"]))
+        read = batch["tokens"] != self.pad_id
+        heard = self.teacher.hear(model, lambda each: each(batch["tokens"], batch["parts"]), [read])
         everywhere = torch.ones_like(batch["labels"], dtype=torch.bool)
-        return (1 - self.teacher.share) * loss + self.teacher.share * self.teacher.distance(logits, taught, everywhere)
+        distance = self.teacher.distance(heard.student, heard.teacher, everywhere)
+        return self.teacher.mixed(self._distance(model, batch, heard.student), distance, heard)
+
+    def _distance(self, model: Any, batch: Batch, logits: Tensor) -> Tensor:
+        smoothing = self.label_smoothing if model.training else 0.0
+        return F.cross_entropy(logits.float(), batch["labels"], reduction="sum", label_smoothing=smoothing)
 
     def measures(self, model: Any, batch: Batch) -> dict[str, tuple[float, float]]:
         """Returns the loss, and the share of labels that are right."""

@@ -9,7 +9,7 @@ import pytest
 
 from llmyard.cli.main import main
 from llmyard.cli.shell import shell
-from llmyard.core.errors import MissingArtifact
+from llmyard.core.errors import MissingArtifact, RequestError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -192,3 +192,22 @@ def test_examples_of_other_tasks_and_of_evaluations_are_looked_for_too(
         (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
         assert main(["check", "job.yaml"]) == 2
         assert f"{place}: no file at {tmp_path}/b.jsonl" in capsys.readouterr().err
+
+
+def test_promoting_registers_what_the_last_stage_ends_in(tmp_path: Path) -> None:
+    from llmyard.cli.jobs import load, promoted
+
+    file = tmp_path / "job.yaml"
+    file.write_text("kind: compress\noutput: small\ncheckpoint: large\nsteps: [{kind: quantize}]\n")
+    changed = promoted(load(file, []), "champion")
+    assert changed.register_as.model_dump() == {"name": "small", "alias": "champion"}
+    named = promoted(load(file, ["register_as.name=translator"]), "staging")
+    assert named.register_as.model_dump() == {"name": "translator", "alias": "staging"}
+    with pytest.raises(RequestError, match="cannot be an alias"):
+        promoted(load(file, []), "latest")
+    file.write_text(
+        "{kind: pretrain, output: base, shards: corpus, steps: 1, "
+        "model: {family: gpt2, layers: 1, hidden_size: 8, heads: 1}}"
+    )
+    with pytest.raises(RequestError, match="judges no model"):
+        promoted(load(file, []), "champion")

@@ -19,8 +19,9 @@ from llmyard.tasks.config import Preference
 from llmyard.tokens.config import BpeTokenizer
 from llmyard.tokens.tokenizer import Tokenizer
 from llmyard.tokens.views import Example
-from llmyard.training.objectives import IGNORE, Teacher, TokenLoss
+from llmyard.training.objectives import IGNORE, TokenLoss
 from llmyard.training.task_objectives import LabelObjective, PreferenceObjective, PromptedLmObjective
+from llmyard.training.teaching import Teacher
 
 TALK = [{"role": "user", "content": "你好吗？"}]
 RECORD: dict[str, Any] = {"id": "1", "messages": TALK, "chosen": "我很好。", "rejected": "不知道，别问。"}

@@ -1,0 +1,1 @@
+"""What ``compress`` measures of its results, and what it makes of the figures."""
