@@ -48,6 +48,25 @@ def runs_of(storage: Path) -> list[tuple[str, str, str | None]]:
         return list(store.execute(f"select r.name, r.status, {parent} from runs r"))
 
 
+def test_a_population_goes_on_from_its_better_members(tmp_path: Path) -> None:
+    search = {"kind": "pbt", "population": 3, "generations": 2, "quantile": 0.34}
+    prepared = run(job_adapter().validate_python(PREPARE), storage=str(tmp_path))
+    swept = sweep(search=search, budget=None, job={**PRETRAIN, "steps": 4, "evaluate_every_steps": None}, concurrent=2)
+    results = run(job_adapter().validate_python(swept), storage=str(tmp_path))
+    assert prepared
+    trials = trials_of(tmp_path)
+    assert [each.state for each in trials] == ["finished"] * 6
+    first, second = trials[:3], trials[3:]
+    ranked = sorted(first, key=lambda each: each.metrics["validation_loss"])
+    inits = [str(each.values["init"]) for each in second]
+    best = f"-rates-{ranked[0].number:04d}@"
+    assert [best in each for each in inits].count(True) == 2
+    assert f"-rates-{ranked[1].number:04d}@" in inits[ranked[1].number]
+    found = results[-1].artifacts[1]
+    store = ArtifactStore(Storage(str(tmp_path)))
+    assert len([each for _, each in store.lineage(found) if each.kind == "checkpoint"]) == 2  # and whom it went on from
+
+
 def test_trials_are_pruned_kept_tracked_and_never_run_again(tmp_path: Path) -> None:
     job = job_adapter().validate_python({
         "kind": "pipeline", "name": "search",

@@ -248,11 +248,9 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
 
 def trials_of(sweep: Sweep) -> int:
     """Returns how many trainings a sweep's trials are at most, all seeds counted; 0 where time or steps end it."""
-    from llmyard.sweeps.space import Grid
+    from llmyard.sweeps.searchers import planned
 
-    if sweep.search.kind == "grid":
-        return Grid(sweep.space, sweep.search.points).size * sweep.seeds
-    return (sweep.budget.trials or 0) * sweep.seeds if sweep.budget is not None else 0
+    return (planned(sweep) or 0) * sweep.seeds
 
 
 def _trained(stage: AnyStage) -> list[Any]:

@@ -191,6 +191,8 @@ def _proposals(referee: Referee) -> Any:
                 return Searcher.FINISHED
             if found is None:
                 return Searcher.FINISHED
+            if found == "later":
+                return None
             number, values = found
             self._numbers[trial_id] = number
             return {"number": number, "values": dict(values)}

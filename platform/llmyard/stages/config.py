@@ -70,6 +70,12 @@ class Sweep(Stage, Searching):
             raise ValueError("`stopping` needs figures on the way: set `evaluate_every_steps` in `job`")
         if self.register_as is not None and stages[-1].kind not in ("pretrain", "finetune", "evaluate", "compress"):
             raise ValueError(f"`register_as`: a {stages[-1].kind} makes no checkpoint")
+        if self.search.kind == "pbt" and (
+            isinstance(self.job, Pipeline) or self.job.kind not in ("pretrain", "finetune")
+        ):
+            raise ValueError(
+                "search pbt goes on from checkpoints: `job` is one `pretrain` or `finetune`, made ready before"
+            )
         if self.scaling is not None and not any(stage.kind == "pretrain" for stage in stages[-1:]):
             raise ValueError(f"`scaling` is of pretraining, whose tokens are known, not of {stages[-1].kind}")
         for path, dimension in self.space.items():

@@ -15,8 +15,7 @@ from llmyard.stages.proof import proven
 from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making, module_of, run_stage
 from llmyard.stages.sweeping.trial_stages import own_places, shared_stages
-from llmyard.sweeps.searchers import importance
-from llmyard.sweeps.space import Grid
+from llmyard.sweeps.searchers import importance, planned
 from llmyard.sweeps.trial import Trial, best_of, front_of
 
 REVISION = 1
@@ -119,9 +118,7 @@ class _Watch:
 
     def __init__(self, config: Sweep, referee: Any, making: Making) -> None:
         self._config, self._referee, self._progress = config, referee, making.progress
-        self._total = config.budget.trials if config.budget is not None else None
-        if config.search.kind == "grid":
-            self._total = Grid(config.space, config.search.points).size
+        self._total = planned(config)
 
     def __call__(self) -> None:
         count, best = self._referee.ask("standing")

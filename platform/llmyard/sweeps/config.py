@@ -119,7 +119,21 @@ class TpeSearch(Config):
     startup_trials: int = Field(10, ge=1, description="Drawn independently before it is told apart what is good.")
 
 
-Search = Annotated[RandomSearch | GridSearch | TpeSearch, Field(discriminator="kind")]
+class PopulationSearch(Config):
+    """Trials are members of a population that train in generations; those that fall behind go on from a better one's
+    checkpoint, with its settings changed (population based training, Jaderberg et al. 2017). The job's steps are those
+    of one generation, and its optimizer begins each anew.
+    """
+
+    kind: Literal["pbt"] = "pbt"
+    population: int = Field(8, ge=2, le=10_000)
+    generations: int = Field(4, ge=2, le=10_000)
+    quantile: float = Field(0.25, gt=0, le=0.5, description="So many of the worst go on from one of the best.")
+    factor: float = Field(1.25, gt=1, le=10, description="A setting is multiplied by this or divided by it.")
+    resample: float = Field(0.25, ge=0, le=1, description="Chance of a setting to be drawn anew instead.")
+
+
+Search = Annotated[RandomSearch | GridSearch | TpeSearch | PopulationSearch, Field(discriminator="kind")]
 
 
 class Asha(Config):
@@ -182,7 +196,7 @@ class Searching(Config):
     also: tuple[Objective, ...] = Field((), max_length=3, description="Further objectives: a Pareto front is searched.")
     search: Search = RandomSearch()
     stopping: Stopping | None = None
-    budget: Budget | None = Field(None, description="When it ends; a grid ends by itself.")
+    budget: Budget | None = Field(None, description="When it ends; a grid and a population end by themselves.")
     seed: int = 0
     seeds: int = Field(1, ge=1, le=100, description="Each setting is run with so many; figures are their means.")
     concurrent: Annotated[int | None, Inert()] = Field(
@@ -211,8 +225,15 @@ class Searching(Config):
         names = [self.objective.metric, *(each.metric for each in self.also)]
         if len({*names}) < len(names):
             raise ValueError("an objective is named twice")
-        if self.search.kind != "grid" and self.budget is None:
-            raise ValueError("give a `budget` of trials, hours, steps or tokens: only a grid ends by itself")
+        if self.search.kind not in ("grid", "pbt") and self.budget is None:
+            raise ValueError("give a `budget` of trials, hours, steps or tokens: only a grid ends by itself, or pbt")
+        if self.search.kind == "pbt":
+            for field, is_set in (("stopping", self.stopping), ("also", self.also), ("seeds", self.seeds > 1)):
+                if is_set:
+                    raise ValueError(f"search pbt compares members of one population: it goes without `{field}`")
+            fixed = [path for path in self.space if path.split(".")[0] in ("model", "init")]
+            if fixed:
+                raise ValueError(f"search pbt goes on from checkpoints: {fixed[0]} cannot change on the way")
         return self
 
     @property

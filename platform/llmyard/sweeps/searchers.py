@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmyard.core.seeds import mix
 from llmyard.sweeps.config import Dimension, GridSearch, Objective, Searching, TpeSearch
+from llmyard.sweeps.population import Population
 from llmyard.sweeps.space import Grid, Space, active, at_share, at_step, drawn, key_of, share_of, size, step_of, steps
 from llmyard.sweeps.trial import State, Trial
 
@@ -37,6 +38,7 @@ class Proposer(Protocol):
 
         Raises:
             RequestError: A trial has a choice that the space does not hold.
+            Later: It depends on trials that have not ended.
         """
 
 
@@ -46,7 +48,18 @@ def proposer(config: Searching) -> Proposer:
         return _InOrder(config, config.search)
     if config.search.kind == "random":
         return _AtRandom(config)
+    if config.search.kind == "pbt":
+        return Population(config, config.search)
     return _ByDensities(config, config.search)
+
+
+def planned(config: Searching) -> int | None:
+    """Returns how many trials a sweep has if none is refused; None where time, steps or tokens end it."""
+    if config.search.kind == "grid":
+        return Grid(config.space, config.search.points).size
+    if config.search.kind == "pbt":
+        return config.search.population * config.search.generations
+    return config.budget.trials if config.budget is not None else None
 
 
 def importance(config: Searching, trials: Sequence[Trial]) -> dict[str, float]:
@@ -62,6 +75,8 @@ def importance(config: Searching, trials: Sequence[Trial]) -> dict[str, float]:
     Returns:
         By path, the greatest first; empty for fewer than four trials or where all figures are the same.
     """
+    if config.search.kind == "pbt":  # later members have been trained longer, whatever their settings
+        trials = [each for each in trials if each.number < config.search.population]
     told = [_told(each, (config.objective,)) for each in trials if each.state == "finished"]
     usable = [each for each in told if each.figures]
     if len(usable) < _LEAST_TRIALS or len({each.figures for each in usable}) == 1:

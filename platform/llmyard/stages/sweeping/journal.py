@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
 from llmyard.sweeps.config import Searching
+from llmyard.sweeps.population import Later
 from llmyard.sweeps.searchers import proposer
 from llmyard.sweeps.stopping import ends
 from llmyard.sweeps.trial import Trial, best_of
@@ -51,8 +52,9 @@ class Journal:
         before = storage.read(f"{folder}/{_CLOCK}")
         self._seconds_before, self._began = float(before or b"0"), time.monotonic()
 
-    def next(self) -> tuple[int, Mapping[str, Any]] | None:
-        """Returns the number and the values of the trial to run now; None where none is left to begin.
+    def next(self) -> tuple[int, Mapping[str, Any]] | Literal["later"] | None:
+        """Returns the number and the values of the trial to run now; None where none is left to begin, ``later`` where
+        the next one depends on some that run.
 
         Raises:
             RequestError: It makes no sense to go on: so many trials have failed, or one has no such figure.
@@ -68,7 +70,10 @@ class Journal:
         if self.is_spent():
             return None
         number = max(self._trials, default=-1) + 1
-        values = self._proposer.propose(number, self.all())
+        try:
+            values = self._proposer.propose(number, self.all())
+        except Later:
+            return "later"
         if values is None:
             return None
         self._write(Trial(number, values))
