@@ -17,8 +17,7 @@ ANSWERING = "causal decoders, encoder-decoders, span taggers and text classifier
 
 def why_not(model: Any) -> str:
     """Returns why this engine does not answer with a model; "" if it does."""
-    writes = model.can_generate() and not isinstance(model, TransformerXlModel)
-    if writes or isinstance(model, (TextEncoder, TransformerModel)):
+    if model.can_generate() or isinstance(model, (TextEncoder, TransformerModel, TransformerXlModel)):
         return ""
     return f"this engine does not answer with a {type(model).__name__} yet"
 

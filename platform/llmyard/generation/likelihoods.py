@@ -16,6 +16,7 @@ from llmyard.generation.engine import Capabilities, Unsupported
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.text_encoder import TextEncoder
 from llmyard.models.transformer import TransformerModel
+from llmyard.models.transformer_xl import TransformerXlModel
 from llmyard.training.objectives import pad
 
 MAX_BATCH = 32
@@ -105,6 +106,8 @@ def forced(
     read = [[*prompt[-1:], *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
     if isinstance(model, TransformerModel):
         return model.decode(pad(read, pad_id).to(device), model.encode(pad(prompts, pad_id).to(device)))
+    if isinstance(model, TransformerXlModel):
+        return _recurrent(model, prompts, answers, device)
     if model.config.is_encoder_decoder:
         mask = pad([[1] * len(prompt) for prompt in prompts], 0).to(device)
         return model(  # type: ignore[no-any-return]
@@ -125,6 +128,22 @@ def forced(
     return logits.gather(1, columns[..., None].expand(-1, -1, logits.shape[-1]))  # type: ignore[no-any-return]
 
 
+def _recurrent(
+    model: TransformerXlModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: torch.device
+) -> Tensor:
+    """Returns the logits (B, T, V) of a model with a memory: each prompt is one segment, each token after it another,
+    as the engine reads them.
+    """
+    logits_BTV = torch.zeros(len(prompts), max(map(len, answers)), model.config.vocab_size, device=device)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        out = model(torch.tensor([[*prompt]], device=device))
+        for place, token in enumerate(answer):
+            logits_BTV[row, place] = out.logits[0, -1]
+            if place + 1 < len(answer):
+                out = model(torch.tensor([[token]], device=device), memories=out.memories)
+    return logits_BTV
+
+
 def vectors_of(model: Any, tokens_BT: torch.Tensor, pad_id: int) -> torch.Tensor:
     """Returns a vector for each text (B, D): the mean of the last hidden states of its tokens.
 
@@ -137,6 +156,8 @@ def vectors_of(model: Any, tokens_BT: torch.Tensor, pad_id: int) -> torch.Tensor
         hidden_BTD = model.hidden(tokens_BT)
     elif isinstance(model, TransformerModel):
         hidden_BTD = model.memory(tokens_BT)
+    elif isinstance(model, TransformerXlModel):
+        hidden_BTD = model.read(tokens_BT)[0]
     elif model.config.is_encoder_decoder:
         hidden_BTD = model.get_encoder()(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state
     else:

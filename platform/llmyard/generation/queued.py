@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +54,43 @@ def nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
     return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
 
 
-def post(
-    loop: asyncio.AbstractEventLoop, deltas: asyncio.Queue[Delta | LlmyardError], delta: Delta | LlmyardError
-) -> None:
-    try:
-        loop.call_soon_threadsafe(deltas.put_nowait, delta)
-    except RuntimeError:
-        return  # the reader's loop has ended: nobody waits for this
+Deltas = asyncio.Queue[Delta | LlmyardError]
+
+
+class Outbox:
+    """Carries pieces from the thread that computes into the loops of their readers: those of one step together, for
+    waking a loop costs more than a piece.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[asyncio.AbstractEventLoop, list[tuple[Deltas, Delta | LlmyardError]]] | None = None
+
+    def post(self, loop: asyncio.AbstractEventLoop, deltas: Deltas, delta: Delta | LlmyardError) -> None:
+        """Hands a piece to its reader, now or with the others of a step."""
+        if self._held is None:
+            _deliver(loop, [(deltas, delta)])
+        else:
+            self._held.setdefault(loop, []).append((deltas, delta))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Holds back what is posted inside the block until its end."""
+        self._held = {}
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for loop, pieces in held.items():
+                _deliver(loop, pieces)
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, pieces: list[tuple[Deltas, Delta | LlmyardError]]) -> None:
+    def put() -> None:
+        for deltas, delta in pieces:
+            deltas.put_nowait(delta)
+
+    with suppress(RuntimeError):  # the readers' loop has ended: nobody waits for this
+        loop.call_soon_threadsafe(put)
 
 
 def run_call(call: Call) -> None:

@@ -1,61 +1,35 @@
 """Our own engine on torch: causal decoders, encoder-decoders, and encoders that label.
 
-One thread computes. Waiting requests are joined into a batch, the batch is decoded with a key-value cache, and a
-sequence that ends or is aborted leaves the batch before the next token. Requests that arrive meanwhile form the next
-batch.
+One thread computes. Answers are written together, a token of each at a time; a request that arrives joins them before
+the next token, and an answer that ends or is aborted leaves (Yu et al. 2022, "Orca").
 """
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import math
-import queue
-import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from llmyard.compression.loading import load
-from llmyard.core.errors import LlmyardError
-from llmyard.core.seeds import mix
 from llmyard.generation.capable import ANSWERING, capabilities_of, why_not
-from llmyard.generation.constrained import Grammars
-from llmyard.generation.control import Controls
-from llmyard.generation.decoders import decoder_of
-from llmyard.generation.engine import (
-    Capabilities,
-    Delta,
-    EngineClosed,
-    Finish,
-    GenerateRequest,
-    Stats,
-    Unanswering,
-    Unsupported,
-)
-from llmyard.generation.likelihoods import MAX_BATCH, Likelihood, fitted, likelihoods, vectors_of
-from llmyard.generation.queued import Call, Sequenced, failure_of, nucleus, post, run_call
+from llmyard.generation.decoders import Decoder, decoder_of
+from llmyard.generation.engine import Unanswering, Unsupported
+from llmyard.generation.likelihoods import MAX_BATCH, Likelihood, likelihoods, vectors_of
+from llmyard.generation.queued import Sequenced
+from llmyard.generation.requests import QueueingEngine
 from llmyard.generation.tagging import choose, tag
-from llmyard.generation.text_stream import TextStream
 from llmyard.models.span_tagger import SpanTagger
 from llmyard.models.text_classifier import TextClassifier
-from llmyard.tasks.task import Annotation, Choice, Decoding, Marked
-from llmyard.tokens.tokenizer import FILE, Encoded, Tokenizer
+from llmyard.tasks.task import Annotation, Choice, Marked
+from llmyard.tokens.tokenizer import FILE, Tokenizer
 from llmyard.training.adapting import load_adapted
-from llmyard.training.objectives import pad
 
-# Colder than this the likeliest token is taken: the division would overflow, and the draw could not differ.
-MIN_TEMPERATURE = 1e-4
-
-T = TypeVar("T")
-U = TypeVar("U")
+KEPT_BYTES = 1 << 28  # of keys and values that an engine holds on to while it is idle
 
 
-class TorchEngine:
+class TorchEngine(QueueingEngine):
     """Answers with one model in this process.
 
     Args:
@@ -71,21 +45,13 @@ class TorchEngine:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.tokenizer = tokenizer
         self._device = torch.device(device)
         self._model = model.to(self._device)
         fault = why_not(self._model)
         if fault:
             raise Unanswering(f"{name}: {fault}", f"it answers with {ANSWERING}")
-        self._able = capabilities_of(self._model, name)
-        self._grammars, self._controls = Grammars(tokenizer), Controls(tokenizer)
-        self._queue: queue.Queue[Sequenced | Call | None] = queue.Queue()
-        self._live: dict[str, Sequenced] = {}
-        self._stats = Stats()
-        self._closed = False
-        self._door = threading.Lock()  # nothing is put behind the mark that ends the thread
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._thread.start()
+        self._decoder: Decoder | None = None
+        super().__init__(tokenizer, capabilities_of(self._model, name), self._model.config.vocab_size)
 
     @classmethod
     def load(
@@ -108,271 +74,58 @@ class TorchEngine:
         """The model, for those who look into it while nothing is asked."""
         return self._model
 
-    def capabilities(self) -> Capabilities:
-        """Returns what the model can do."""
-        return self._able
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
-        """Yields the answer as it is written."""
-        loop = asyncio.get_running_loop()
-        deltas: asyncio.Queue[Delta | LlmyardError] = asyncio.Queue()
-        sequence = self._sequence(request, lambda delta: post(loop, deltas, delta))
-        if self._live.setdefault(request.id, sequence) is not sequence:
-            raise Unsupported(f"a request with the id {request.id!r} is under way", "give each its own")
-        try:
-            self._submit(sequence)
-            while True:
-                delta = await deltas.get()
-                if isinstance(delta, LlmyardError):
-                    raise delta
-                yield delta
-                if delta.finish is not None:
-                    return
-        finally:
-            sequence.aborted.set()  # a reader that left early frees its place in the batch
-            self._live.pop(request.id, None)
-
-    def generate_batch(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[str]:
-        """Returns answers to many prompts at once, for work that does not stream.
-
-        Raises:
-            LlmyardError: As :meth:`generate` does; then no answer is returned.
-        """
-        results: list[Future[str]] = []
-
-        def emitter(parts: list[str], result: Future[str]) -> Callable[[Delta | LlmyardError], None]:
-            def emit(delta: Delta | LlmyardError) -> None:
-                if isinstance(delta, LlmyardError):
-                    result.set_exception(delta)
-                    return
-                parts.append(delta.text)
-                if delta.finish is not None:
-                    result.set_result("".join(parts))
-
-            return emit
-
-        sequences = []
-        for index, prompt in enumerate(prompts):
-            results.append(Future())
-            request = GenerateRequest(str(index), prompt, **asdict(decoding))
-            sequences.append(self._sequence(request, emitter([], results[-1])))
-        for sequence in sequences:
-            self._submit(sequence)
-        return [result.result() for result in results]
-
-    async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
-        """Returns entities and triples of each text."""
-        return await asyncio.wrap_future(self._call(self._annotate, texts))
-
-    def annotate_batch(self, texts: Sequence[str]) -> list[Annotation]:
-        """Like :meth:`annotate`, for callers without an event loop."""
-        return self._call(self._annotate, texts).result()
-
-    def score_batch(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Likelihood]:
-        """Returns how likely each answer is behind its prompt.
-
-        Of a prompt that does not fit into the model's positions beside its answer, the beginning is left out.
-
-        Args:
-            prompts: Token ids, at least one each.
-            answers: Token ids, at least one each.
-
-        Raises:
-            Unsupported: The model does not write; an empty prompt or answer, or one longer than the model's positions.
-        """
-        kept = fitted(self._able, prompts, answers)
-        result: Future[list[Likelihood]] = Future()
-        self._submit(Call(lambda: self._score(kept, answers), result))
-        return result.result()
-
-    def rank_batch(
-        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[float]]:
-        """Returns how likely each option is behind its prompt: the mean log-probability of its tokens, in nats.
-
-        Args:
-            prompts: Token ids.
-            options: Token ids of the options of each prompt.
-        """
-        pairs = [(prompt, option) for prompt, some in zip(prompts, options, strict=True) for option in some]
-        found = iter(self.score_batch([prompt for prompt, _ in pairs], [option for _, option in pairs]))
-        return [[next(found).mean for _ in some] for some in options]
-
-    async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
-        """Returns the label of each text."""
-        return await asyncio.wrap_future(self._call(self._classify, texts))
-
-    def classify_batch(self, texts: Sequence[Marked]) -> list[Choice]:
-        """Like :meth:`classify`, for callers without an event loop."""
-        return self._call(self._classify, texts).result()
-
-    async def encode(self, texts: Sequence[str]) -> list[list[float]]:
-        """Returns a vector for each text."""
-        return await asyncio.wrap_future(self._call(self._encode, texts))
-
-    def abort(self, request_id: str) -> None:
-        """Ends a request."""
-        sequence = self._live.get(request_id)
-        if sequence is not None:
-            sequence.aborted.set()
-
-    def stats(self) -> Stats:
-        """Returns counts for monitoring, as they are now."""
-        return dataclasses.replace(self._stats, waiting=self._queue.qsize())
-
-    async def drain(self) -> None:
-        """Takes no more requests and returns when those under way are answered."""
-        self.close(wait=False)
-        await asyncio.to_thread(self._thread.join)
-
-    def close(self, wait: bool = True) -> None:
-        """Like :meth:`drain`, for callers without an event loop."""
-        with self._door:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        if wait:
-            self._thread.join()
-
-    def _sequence(self, request: GenerateRequest, emit: Callable[[Delta | LlmyardError], None]) -> Sequenced:
-        """Returns the sequence of a request that the model can answer; raises Unsupported for any other.
-
-        What is checked here would else fail in the model, and with it all requests of the batch.
-        """
-        able, prompt = self._able, request.prompt
-        if not able.generates:
-            raise Unsupported(f"{able.model} does not write, it {able.does}", f"use its {able.route}")
-        if not 0 < len(prompt) <= able.max_prompt_tokens:
-            said = f"the prompt has {len(prompt)} tokens; {able.model} takes 1 to {able.max_prompt_tokens}"
-            raise Unsupported(said, "shorten it")
-        if min(prompt) < 0 or max(prompt) >= self._model.config.vocab_size:
-            raise Unsupported(f"the prompt has ids that {able.model} does not know", "use its own tokenizer")
-        if request.max_new_tokens < 1:
-            raise Unsupported(f"max_new_tokens is {request.max_new_tokens}", "ask for 1 at least")
-        if not 0 <= request.temperature < math.inf:
-            raise Unsupported(f"the temperature is {request.temperature}", "give 0 or more")
-        if not 0 < request.top_p <= 1:
-            raise Unsupported(f"top_p is {request.top_p}", "give more than 0, and 1 at most")
-        room = request.max_new_tokens
-        if able.max_total_tokens is not None:
-            room = min(room, able.max_total_tokens - len(prompt))
-        grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
-        control = self._controls.begin(request)
-        ends = frozenset([self.tokenizer.end_id, *map(self.tokenizer.control, request.end_tokens)])
-        return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar, control, ends)
-
-    def _submit(self, item: Sequenced | Call) -> None:
-        with self._door:
-            if self._closed:
-                raise EngineClosed("the engine is shutting down", "send the request again")
-            self._stats.requests += 1
-            self._queue.put(item)
-
-    def _call(self, run: Callable[[Sequence[U]], list[T]], texts: Sequence[U]) -> Future[list[T]]:
-        """Has the computing thread work on texts, a batch at a time."""
-        texts = list(texts)
-
-        def batches() -> list[T]:
-            return [item for at in range(0, len(texts), MAX_BATCH) for item in run(texts[at : at + MAX_BATCH])]
-
-        call = Call(batches, Future())
-        self._submit(call)
-        return call.future
-
-    def _work(self) -> None:
-        """The computing thread: calls one by one, generations in batches."""
-        last = False
-        while not last:
-            items = [self._queue.get()]
-            while len(items) < MAX_BATCH and not self._queue.empty():
-                items.append(self._queue.get_nowait())
-            last = None in items
-            for item in items:
-                if isinstance(item, Call):
-                    run_call(item)
-            sequences = [item for item in items if isinstance(item, Sequenced) and not self._ended(item)]
-            if not sequences:
-                continue
-            try:
-                self._generate(sequences)
-            except Exception as error:
-                failure = failure_of(error)
-                for sequence in sequences:
-                    if not sequence.finished:
-                        self._stats.failed += 1
-                        self._emit(sequence, failure)
-
     @torch.inference_mode()
-    def _generate(self, sequences: list[Sequenced]) -> None:
-        stats = self._stats
-        stats.prompt_tokens += sum(len(sequence.request.prompt) for sequence in sequences)
-        stats.running = len(sequences)
-        decoder = decoder_of(self._model, self.tokenizer.pad_id)
-        logits_BV = decoder.start([list(sequence.request.prompt) for sequence in sequences], self._device)
-        while True:
-            chosen = self._choose(logits_BV, sequences)
-            kept = [row for row, sequence in enumerate(sequences) if self._advance(sequence, chosen[row])]
-            if not kept:
-                return
-            if len(kept) < len(sequences):
-                sequences = [sequences[row] for row in kept]
-                decoder.select(torch.tensor(kept, device=self._device))
-            logits_BV = decoder.step(torch.tensor([sequence.ids[-1:] for sequence in sequences], device=self._device))
+    def _write(self, sequences: list[Sequenced]) -> None:
+        if self._decoder is None:
+            self._decoder = decoder_of(self._model, self.tokenizer.pad_id, self._device)
+        decoder, new = self._decoder, sequences
+        self._decoder = None  # until all has ended well: a row that a failure left behind would be another's
+        running: list[Sequenced] = []
+        while new or running:
+            if new:
+                running += self._admitted(decoder, new)
+            if running:
+                tokens_B = torch.tensor([sequence.ids[-1] for sequence in running], device=self._device)
+                self._taken(decoder, running, decoder.step(tokens_B), 0)
+            new = self._arrived(MAX_BATCH - len(running)) if decoder.joins or not running else []
+        if decoder.bytes <= KEPT_BYTES:
+            self._decoder = decoder
 
-    def _choose(self, logits_BV: torch.Tensor, sequences: list[Sequenced]) -> list[int]:
-        """Returns each sequence's next token: the likeliest, or sampled with the request's own seed."""
-        for row, sequence in enumerate(sequences):
-            if sequence.grammar is not None:
-                logits_BV[row] = sequence.grammar.allow(logits_BV[row])
-            if sequence.control is not None:
-                logits_BV[row] = sequence.control.allow(logits_BV[row], sequence.ids)
-        chosen: list[int] = logits_BV.argmax(-1).tolist()
-        for row, sequence in enumerate(sequences):
-            request = sequence.request
-            if request.temperature > MIN_TEMPERATURE:
-                generator = torch.Generator().manual_seed(mix(request.seed, len(sequence.ids)) >> 1)
-                shares = (logits_BV[row].float().cpu() / request.temperature).softmax(-1)
-                drawn = int(torch.multinomial(nucleus(shares, request.top_p), 1, generator=generator))
-                # The likeliest token completes no forbidden word; one that was drawn may.
-                refused = sequence.control is not None and sequence.control.refuses(sequence.ids, drawn)
-                chosen[row] = chosen[row] if refused else drawn
-        return chosen
+    def _admitted(self, decoder: Decoder, new: list[Sequenced]) -> list[Sequenced]:
+        """Returns those of the new answers that go on behind their first token."""
+        before = len(decoder)
+        try:
+            logits_BV = decoder.admit([sequence.request.prompt for sequence in new])
+        except Exception as error:  # those that are being written are not touched
+            self._fail(new, error)
+            return []
+        going = list(new)
+        self._taken(decoder, going, logits_BV, before)
+        return going
 
-    def _advance(self, sequence: Sequenced, token: int) -> bool:
-        """Takes a new token into a sequence and emits it; returns whether the sequence goes on."""
-        if self._ended(sequence):
-            return False
-        if token in sequence.ends:
-            self._emit(sequence, Delta((), sequence.stream.end(), "stop"))
-            return False
-        if sequence.grammar is not None:
-            sequence.grammar.take(token)
-        sequence.ids.append(token)
-        self._stats.generated_tokens += 1
-        finish: Finish | None = "length" if len(sequence.ids) >= sequence.room else None
-        text = sequence.stream.add(token)
-        self._emit(sequence, Delta((token,), text + sequence.stream.end() if finish else text, finish))
-        return finish is None
+    def _taken(self, decoder: Decoder, sequences: list[Sequenced], logits_BV: torch.Tensor, first: int) -> None:
+        """Takes a token into each answer, and those that end out of the list and of the decoder's rows.
 
-    def _ended(self, sequence: Sequenced) -> bool:
-        """Returns whether a sequence was aborted, and says so to its reader."""
-        if sequence.aborted.is_set():
-            self._stats.aborted += 1
-            self._emit(sequence, Delta((), sequence.stream.end(), "aborted"))
-        return sequence.finished
-
-    def _emit(self, sequence: Sequenced, delta: Delta | LlmyardError) -> None:
-        sequence.finished = isinstance(delta, LlmyardError) or delta.finish is not None
-        if sequence.finished:  # counted before its reader is told
-            self._stats.running = max(0, self._stats.running - 1)
-        sequence.emit(delta)
+        Args:
+            decoder: Whose last rows they are.
+            sequences: The answers; changed in place.
+            logits_BV: Of their next tokens.
+            first: Row of the first.
+        """
+        chosen = self._choose(logits_BV, sequences)
+        with self._outbox.together():
+            ended = [at for at, sequence in enumerate(sequences) if not self._advance(sequence, chosen[at])]
+        for at in reversed(ended):  # the last one takes the place of each
+            decoder.remove(first + at)
+            sequences[at] = sequences[-1]
+            sequences.pop()
 
     @torch.inference_mode()
     def _annotate(self, texts: Sequence[str]) -> list[Annotation]:
         if not isinstance(self._model, SpanTagger):
             raise Unsupported(f"{self._able.model} does not tag, it {self._able.does}", f"use its {self._able.route}")
         encoded, tokens_BT = self._encoded(texts)
-        return tag(self._model, texts, encoded, tokens_BT)
+        return tag(self._model, texts, encoded, tokens_BT.to(self._device))
 
     @torch.inference_mode()
     def _classify(self, texts: Sequence[Marked]) -> list[Choice]:
@@ -380,7 +133,7 @@ class TorchEngine:
             able = self._able
             raise Unsupported(f"{able.model} chooses no labels, it {able.does}", f"use its {able.route}")
         encoded, tokens_BT = self._encoded([each.text for each in texts])
-        return choose(self._model, texts, encoded, tokens_BT)
+        return choose(self._model, texts, encoded, tokens_BT.to(self._device))
 
     @torch.inference_mode()
     def _score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Likelihood]:
@@ -389,15 +142,5 @@ class TorchEngine:
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> list[list[float]]:
         _, tokens_BT = self._encoded(texts)
-        rows: list[list[float]] = vectors_of(self._model, tokens_BT, self.tokenizer.pad_id).tolist()
+        rows: list[list[float]] = vectors_of(self._model, tokens_BT.to(self._device), self.tokenizer.pad_id).tolist()
         return rows
-
-    def _encoded(self, texts: Sequence[str]) -> tuple[list[Encoded], torch.Tensor]:
-        """Returns the tokens of texts with their spans, and padded; an empty text stands as one end token."""
-        limit = self._able.max_prompt_tokens
-        encoded = self.tokenizer.encode_with_spans(texts)
-        longest = max(len(item.ids) for item in encoded)
-        if longest > limit:
-            raise Unsupported(f"a text has {longest} tokens; {self._able.model} takes {limit}", "split it")
-        tokens_BT = pad([item.ids or [self.tokenizer.end_id] for item in encoded], self.tokenizer.pad_id)
-        return encoded, tokens_BT.to(self._device)

@@ -242,16 +242,27 @@ class TransformerModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return self.embedding
 
     def _embed(self, ids_BT: Tensor, start: int = 0) -> Tensor:
-        hidden, length = self.config.hidden_size, ids_BT.shape[1]
+        return self.placed(ids_BT, self.positions(start, ids_BT.shape[1]))
+
+    def positions(self, start: int, length: int) -> Tensor:
+        """Returns what is added to the tokens at places from ``start`` on (length, D).
+
+        Raises:
+            ValueError: They are more than were learned.
+        """
         if self.config.positions == "learned":
             if start + length > self.config.max_tokens:
                 raise ValueError(
                     f"{start + length} tokens are more than the {self.config.max_tokens} learned positions"
                 )
-            positions = self.position_embedding.weight[start : start + length]
-        else:
-            positions = self.position_scale * sinusoids(length, hidden, start).to(ids_BT.device)
-        return self.dropout(self.embedding(ids_BT) * math.sqrt(hidden) + positions)  # type: ignore[no-any-return]
+            return self.position_embedding.weight[start : start + length]
+        waves = sinusoids(length, self.config.hidden_size, start).to(self.embedding.weight.device)
+        return self.position_scale * waves
+
+    def placed(self, ids_BT: Tensor, positions: Tensor) -> Tensor:
+        """Returns tokens as the layers read them (B, T, D), with what stands for their places."""
+        scaled = self.embedding(ids_BT) * math.sqrt(self.config.hidden_size)
+        return self.dropout(scaled + positions)  # type: ignore[no-any-return]
 
     def memory(self, source_BS: Tensor) -> Tensor:
         """Returns the encoder's output (B, S, D) for a batch of padded sources."""

@@ -186,6 +186,15 @@ class TransformerXlModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc
         """
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("a Transformer-XL reads no padded batches: give prompts of one length, or one at a time")
+        hidden_BTD, kept = self.read(input_ids, memories)
+        logits = hidden_BTD @ self.embedding.weight.T
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        return TransformerXlOutput(loss=loss, logits=logits, memories=kept)
+
+    def read(self, input_ids: Tensor, memories: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns the hidden states (B, T, D) behind the last layer, and the memories for the segment after it."""
         x_BTD = self.dropout(self.embedding(input_ids) * math.sqrt(self.config.hidden_size))
         before = memories[0].shape[1] if memories else 0
         seen = before + input_ids.shape[1]
@@ -196,11 +205,7 @@ class TransformerXlModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc
             memory = memories[number] if memories else None
             kept.append(self._remembered(memory, x_BTD))
             x_BTD = layer(x_BTD, memory, distances_SD)
-        logits = self.norm(x_BTD) @ self.embedding.weight.T
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
-        return TransformerXlOutput(loss=loss, logits=logits, memories=tuple(kept))
+        return self.norm(x_BTD), tuple(kept)
 
     def _remembered(self, memory_BMD: Tensor | None, x_BTD: Tensor) -> Tensor:
         length = self.config.memory_length

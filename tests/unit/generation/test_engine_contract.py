@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from llmyard.compression.ctranslate2_export import export
 from llmyard.core.errors import LlmyardError
+from llmyard.generation.ctranslate2_engine import CTranslate2Engine
 from llmyard.generation.engine import Delta, Engine, EngineClosed, GenerateRequest, Unsupported
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.families import load
@@ -33,7 +35,27 @@ def torch_fails(engine: Any) -> Iterator[None]:
         raise RuntimeError("secret internals")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("forward", "encode"):
+        patch.setattr(engine._model.get_input_embeddings(), "forward", fail)
+        yield
+
+
+def ctranslate2(folder: Path) -> CTranslate2Engine:
+    """Returns an engine with a model's export, which is made once."""
+    target = folder.with_name(f"{folder.name}-ctranslate2")
+    if not target.exists():
+        export(folder, target)
+    return CTranslate2Engine.load(target, "checkpoint/tiny@1", threads=1)
+
+
+@contextlib.contextmanager
+def ctranslate2_fails(engine: Any) -> Iterator[None]:
+    """Breaks the model of a CTranslate2Engine for the time of the block."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("secret internals")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("write", "hidden", "forward"):
             if hasattr(engine._model, name):
                 patch.setattr(engine._model, name, fail)
         yield
@@ -56,6 +78,7 @@ class Kind:
 
 ENGINES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], contextlib.AbstractContextManager[None]]]] = {
     "torch": (lambda folder: TorchEngine.load(folder, "checkpoint/tiny@1", threads=1), torch_fails),
+    "ctranslate2": (ctranslate2, ctranslate2_fails),
 }
 KINDS = {
     f"{engine}-{model}": Kind(make, model, fails)
@@ -408,7 +431,7 @@ def test_twenty_at_once(subject: Subject) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in WRITING if name.startswith("torch")])
+@pytest.mark.parametrize("name", WRITING)
 def test_batches_without_a_loop(name: str, open_subject: Callable[[str], Subject]) -> None:
     subject = open_subject(name)
     engine: Any = subject.engine
