@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from llmyard.generation.torch_engine import TorchEngine
+from llmyard.generation.requests import QueueingEngine
 from llmyard.tasks.labelling import whole_end
 from llmyard.tasks.tagging import with_read
 from llmyard.tasks.task import Decoding, Labels, Marked, Record, Task
 
 
 def answers_of(
-    engine: TorchEngine,
+    engine: QueueingEngine,
     task: Task,
     cases: Sequence[Record],
     batch_size: int,
@@ -39,7 +39,7 @@ def answers_of(
 
 
 def _answered(
-    engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int, decoding: Decoding
+    engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_size: int, decoding: Decoding
 ) -> list[Any]:
     if task.output == "text":
         prompts = [task.prompt(case, engine.tokenizer) for case in cases]
@@ -55,7 +55,7 @@ def _answered(
     return _read(engine, task, cases, batch_size)
 
 
-def _read(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
+def _read(engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
     """Returns what a model that labels finds, where a task asks again in all that it found."""
     found = _found(engine, task, cases, batch_size)
     asked = {at: task.then(case, said) for at, (case, said) in enumerate(zip(cases, found, strict=True))}
@@ -67,7 +67,7 @@ def _read(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: 
     return found
 
 
-def _found(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
+def _found(engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
     fitting = _fitting(engine, [each for one in inputs for each in one])
     # Of some tasks a case has hundreds of inputs: as many at once as cases, those of one length together.
@@ -86,7 +86,7 @@ def _found(engine: TorchEngine, task: Task, cases: Sequence[Record], batch_size:
     return [[next(each_of) for _ in one] for one in inputs]
 
 
-def _fitting(engine: TorchEngine, inputs: Sequence[Marked]) -> list[Marked]:
+def _fitting(engine: QueueingEngine, inputs: Sequence[Marked]) -> list[Marked]:
     """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so."""
     limit = engine.capabilities().max_prompt_tokens
     encoded = engine.tokenizer.encode_with_spans([each.text for each in inputs])

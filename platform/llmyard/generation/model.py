@@ -10,7 +10,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
+from llmyard.generation.ctranslate2_engine import CTranslate2Engine
+from llmyard.generation.ctranslate2_models import is_exported
 from llmyard.generation.engine import Delta, Engine, GenerateRequest, Unsupported
+from llmyard.generation.requests import QueueingEngine
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.written import shape_of
 from llmyard.tasks.catalogue import task_of
@@ -185,12 +188,15 @@ class Model:
         return self.prompt({"text": text, "language": language_by_script(text)})
 
 
-def engine_of(artifact: Artifact, threads: int | None = None) -> TorchEngine:
-    """Returns an engine with a checkpoint, or with an adapter on the base that it was trained for.
+def engine_of(artifact: Artifact, threads: int | None = None) -> QueueingEngine:
+    """Returns an engine with a checkpoint, with one that was exported to CTranslate2, or with an adapter on the base
+    that it was trained for.
 
     Raises:
         MissingArtifact: The base is gone.
     """
+    if is_exported(artifact.local()):
+        return CTranslate2Engine.load(artifact.local(), artifact.reference, threads)
     named = artifact.details.get("adapter_of")
     base = ArtifactStore(artifact.storage).get(str(named), "checkpoint").local() if named else None
     return TorchEngine.load(artifact.local(), artifact.reference, threads, base)

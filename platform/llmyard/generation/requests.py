@@ -287,10 +287,11 @@ class QueueingEngine(ABC):
             elif isinstance(item, Call):
                 run_call(item)
                 waits = False
-            elif not self._ended(item):
-                found.append(item)
+            else:
                 self._stats.running += 1
-                self._stats.prompt_tokens += len(item.request.prompt)
+                if not self._ended(item):
+                    found.append(item)
+                    self._stats.prompt_tokens += len(item.request.prompt)
         self._under_way += found
         return found
 

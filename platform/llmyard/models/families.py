@@ -233,7 +233,9 @@ def load(folder: str | Path, gguf: str | None = None) -> PreTrainedModel:
     model_class = _written_class(folder)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a table of what is missing; here it is one error
-    where = {"use_safetensors": True} if gguf is None else {"gguf_file": gguf}
+    where: dict[str, Any] = {"use_safetensors": True}
+    if gguf is not None:  # with the config beside it: of the file's own, transformers misreads biases and head sizes
+        where = {"gguf_file": gguf, "config": model_class.config_class.from_pretrained(str(folder))}
     try:
         model, found = model_class.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True, **where

@@ -270,9 +270,12 @@ class Predictor(_Answering):
     def look_into(self, split: str, cases: Sequence[Record]) -> None:
         """Writes what each token of some inputs did for the answer."""
         from llmyard.generation.attribution import attributions_of
+        from llmyard.generation.torch_engine import TorchEngine
 
         if not self.attributions:
             return
+        if not isinstance(self.engine, TorchEngine):
+            raise RequestError("`attributions` needs gradients, which CTranslate2 has not", "leave it out")
         decoding = replace(self.task.decoding(self.labels), **self.control)
         some = cases[: self.attributions]
         found = [asdict(each) for each in attributions_of(self.engine, self.task, some, decoding)]

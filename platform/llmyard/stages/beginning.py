@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def first_model(job: TrainJob, tokenizer: Tokenizer) -> Any:
     """Returns the model before its first step; what is random in it comes from torch's current seed."""
-    from llmyard.models.families import load
+    from llmyard.compression.loading import load
     from llmyard.models.growing import begin_with
 
     if job.base is not None:
-        return _continued(job, tokenizer, load(job.base.local()))
+        return _continued(job, tokenizer, load(job.base.local(), integers=False))
     model = _build(job, tokenizer)
     if job.vectors is not None:
         begin_with(model, load(job.vectors.local()), tokenizer.vocab_size)

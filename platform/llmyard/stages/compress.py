@@ -56,6 +56,11 @@ def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
             _check_prune(step, checkpoint)
         elif isinstance(step, Export):
             _check_export(step, family, checkpoint)
+            if config.gate is not None and step.format == "ctranslate2" and trained == "pretrain":
+                raise RequestError(
+                    "`gate` looks at a base model's perplexity, which CTranslate2 does not tell",
+                    "leave `gate` out, or give `task` and `data`",
+                )
     _check_registered(config)
     if config.gate is not None and trained is None and config.data is None:
         raise RequestError(
@@ -127,13 +132,16 @@ def _refuse_metric(checkpoint: Artifact) -> None:
 
 
 def _check_export(step: Export, family: str, checkpoint: Artifact) -> None:
-    from llmyard.compression.exporting import why_not
+    from llmyard.compression import ctranslate2_export, gguf_export
 
-    labels = bool(training_of(checkpoint).get("kind") == "finetune") and family == "bert"
-    if why := why_not(step.format, step.weights, family, labels):
-        raise RequestError(
-            f"{checkpoint.reference} of family {family or 'unknown'!r} is not exported: {why}", "leave `export` out"
-        )
+    own = str(checkpoint.details.get("family", ""))
+    if family != own:  # a student of another family: what it will be written as is not there yet
+        unable = "" if step.format == "ctranslate2" or family == "llama" else "GGUF files hold llama's kin"
+    else:
+        written = json.loads(checkpoint.local("config.json").read_text(encoding="utf-8"))
+        unable = (ctranslate2_export if step.format == "ctranslate2" else gguf_export).why_not(written)
+    if unable:
+        raise RequestError(f"{checkpoint.reference} is not exported to {step.format}: {unable}", "leave `export` out")
 
 
 def sources(config: Compress, parents: Mapping[str, Artifact]) -> list[Any]:
@@ -245,7 +253,7 @@ def _judged(
     for number, (name, model) in enumerate(models):
         size = sum(entry.size for entry in model.files() if not entry.path.startswith("report"))
         result = Result(name, model.reference, size)
-        if asks and not (training_of(original).get("kind") == "pretrain" and _elsewhere(model)):
+        if asks and not (training_of(original).get("kind") == "pretrain" and _is_of(model, "ctranslate2")):
             report = run(_questions(config, number, model))
             key = str(report.details["key_metric"])
             metric = config.gate.metric if config.gate is not None and config.gate.metric is not None else key
@@ -262,9 +270,9 @@ def _judged(
     return metric, results
 
 
-def _elsewhere(model: Artifact) -> bool:
-    """Returns whether another program runs a result."""
-    return str(model.details.get("for_inference", "")).startswith(("ctranslate2", "gguf"))
+def _is_of(model: Artifact, format: str) -> bool:
+    """Returns whether a result is in another program's format."""
+    return str(model.details.get("for_inference", "")).startswith(format)
 
 
 def _timed(config: Compress, making: Making, models: list[tuple[str, Artifact]], results: list[Result]) -> list[Result]:
@@ -274,7 +282,7 @@ def _timed(config: Compress, making: Making, models: list[tuple[str, Artifact]],
     asked = {
         at: HeldOut.of(model, _questions(config, at, model), making.context.store)
         for at, (_, model) in enumerate(models)
-        if not str(model.details.get("for_inference", "")).startswith("gguf")
+        if not _is_of(model, "gguf")
     }
     works = {at: ClockWork(each, config.timing) for at, each in asked.items() if each is not None}
     if not works:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
@@ -209,4 +209,15 @@ def _quantize(step: Quantize, work: ReductionWork, folder: Path) -> dict[str, An
 
 
 def _export(step: Export, work: ReductionWork, folder: Path) -> dict[str, Any]:
-    raise NotImplementedError
+    from llmyard.compression import ctranslate2_export, gguf_export
+
+    source = work.checkpoint.local()
+    told: dict[str, Any]
+    if step.format == "ctranslate2":
+        done = ctranslate2_export.export(source, folder, cast(ctranslate2_export.Weights, step.weights))
+        told = {"deviation": done.deviation}
+    else:
+        weights = cast(gguf_export.Weights, step.weights)
+        made = gguf_export.export(source, folder, weights, work.checkpoint.name)
+        told = {"differs": made.differs}
+    return {"for_inference": f"{step.format} {step.weights}", "exported": told, "metrics": {}}
