@@ -69,13 +69,13 @@ def _read(engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_siz
 
 def _found(engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_size: int) -> list[Any]:
     inputs = [task.inputs(case, engine.tokenizer) for case in cases]
-    fitting = _fitting(engine, [each for one in inputs for each in one])
+    texts = fitting(engine, [each for one in inputs for each in one])
     # Of some tasks a case has hundreds of inputs: as many at once as cases, those of one length together.
-    by_length = sorted(range(len(fitting)), key=lambda at: len(fitting[at].text))
-    found: list[Any] = [None] * len(fitting)
-    for start in range(0, len(fitting), batch_size):
+    by_length = sorted(range(len(texts)), key=lambda at: len(texts[at].text))
+    found: list[Any] = [None] * len(texts)
+    for start in range(0, len(texts), batch_size):
         places = by_length[start : start + batch_size]
-        some = [fitting[at] for at in places]
+        some = [texts[at] for at in places]
         if task.output == "label":
             said: Sequence[Any] = engine.classify_batch(some)
         else:
@@ -86,7 +86,7 @@ def _found(engine: QueueingEngine, task: Task, cases: Sequence[Record], batch_si
     return [[next(each_of) for _ in one] for one in inputs]
 
 
-def _fitting(engine: QueueingEngine, inputs: Sequence[Marked]) -> list[Marked]:
+def fitting(engine: QueueingEngine, inputs: Sequence[Marked]) -> list[Marked]:
     """Returns the texts, cut where the model's positions end: what stands behind is not found, and scored so."""
     limit = engine.capabilities().max_prompt_tokens
     encoded = engine.tokenizer.encode_with_spans([each.text for each in inputs])

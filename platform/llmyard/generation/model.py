@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from llmyard.compression.loading import load
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.generation.ctranslate2_engine import CTranslate2Engine
 from llmyard.generation.ctranslate2_models import is_exported
@@ -22,6 +24,7 @@ from llmyard.tasks.tagging import with_read
 from llmyard.tasks.task import LANGUAGE_TOKENS, Annotation, BadExample, Choice, Decoding, Marked, Record, Task
 from llmyard.text.script import language_by_script, mostly_chinese
 from llmyard.tokens.tokenizer import Tokenizer
+from llmyard.training.adapting import load_adapted
 
 LABEL_NAMES = ("entity_types", "relations", "classes", "parts")
 
@@ -197,9 +200,22 @@ def engine_of(artifact: Artifact, threads: int | None = None) -> QueueingEngine:
     """
     if is_exported(artifact.local()):
         return CTranslate2Engine.load(artifact.local(), artifact.reference, threads)
+    return TorchEngine.load(artifact.local(), artifact.reference, threads, _base_of(artifact))
+
+
+def model_of(artifact: Artifact) -> Any:
+    """Returns the model of a checkpoint, or of an adapter on the base that it was trained for.
+
+    Raises:
+        MissingArtifact: The base is gone.
+    """
+    base = _base_of(artifact)
+    return load(artifact.local()) if base is None else load_adapted(base, artifact.local())
+
+
+def _base_of(artifact: Artifact) -> Path | None:
     named = artifact.details.get("adapter_of")
-    base = ArtifactStore(artifact.storage).get(str(named), "checkpoint").local() if named else None
-    return TorchEngine.load(artifact.local(), artifact.reference, threads, base)
+    return ArtifactStore(artifact.storage).get(str(named), "checkpoint").local() if named else None
 
 
 def labels_of(artifact: Artifact) -> dict[str, list[str]]:

@@ -292,7 +292,7 @@ class QueueingEngine(ABC):
                 if not self._ended(item):
                     found.append(item)
                     self._stats.prompt_tokens += len(item.request.prompt)
-        self._under_way += found
+        self._under_way = [each for each in self._under_way if not each.finished] + found
         return found
 
     def _fail(self, sequences: Sequence[Sequenced], error: Exception) -> None:

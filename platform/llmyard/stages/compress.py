@@ -11,25 +11,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
 from llmyard.core.fingerprint import fingerprint
 from llmyard.models.size import parameters_of
 from llmyard.models.written import shape_of
+from llmyard.stages import evaluate
 from llmyard.stages.compress_config import Compress, Distill, Export, Prune, Reduction, Retraining
 from llmyard.stages.compressing.clock import Clock, ClockWork
 from llmyard.stages.compressing.tradeoff import Result, check_gate, described, speeds_of
 from llmyard.stages.config import Evaluate, Finetune, Pretrain
 from llmyard.stages.held_out import HeldOut
 from llmyard.stages.naming import Stage
-from llmyard.stages.origins import handed_on, training_of
+from llmyard.stages.origins import handed_on, trained_by, training_of
 from llmyard.stages.reduction import reads_data, refuse_unfit
 from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making, run_stage
+from llmyard.stages.sweeping.settings import reason
 from llmyard.stages.training_report import PAGES
+from llmyard.tasks.config import Task
 
 REVISION = 1
 ORIGINAL = "original"
+_TASK: TypeAdapter[Any] = TypeAdapter(Task)
 
 
 def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
@@ -40,7 +46,7 @@ def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
     """
     checkpoint = store.get(config.checkpoint, "checkpoint")
     refuse_unfit(checkpoint)
-    trained = training_of(checkpoint).get("kind")
+    trained = trained_by(checkpoint)
     family = str(checkpoint.details.get("family", ""))
     for step in config.steps:
         needs_training = isinstance(step, Distill) or (isinstance(step, Prune) and step.recovery is not None)
@@ -53,10 +59,10 @@ def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
             _check_student(step, checkpoint)
             family = step.model.family
         elif isinstance(step, Prune):
-            _check_prune(step, checkpoint)
+            _check_prune(step, family, checkpoint)
         elif isinstance(step, Export):
             _check_export(step, family, checkpoint)
-            if config.gate is not None and step.format == "ctranslate2" and trained == "pretrain":
+            if config.gate is not None and step.format == "ctranslate2" and not _asks(config, checkpoint, True):
                 raise RequestError(
                     "`gate` looks at a base model's perplexity, which CTranslate2 does not tell",
                     "leave `gate` out, or give `task` and `data`",
@@ -66,7 +72,27 @@ def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
         raise RequestError(
             f"`gate` looks at a metric, and {checkpoint.reference} has no examples", "give `task` and `data`"
         )
+    if _asks(config, checkpoint):
+        evaluate.parents(_questions(config, 0, checkpoint), store)
+    for number, step in enumerate(config.steps, start=1):
+        try:
+            _stages(config, number, checkpoint, checkpoint)
+        except ValidationError as error:
+            raise RequestError(f"steps.{number - 1}: {reason(error)}", f"change the settings of {step.kind}") from None
     return {"checkpoint": checkpoint}
+
+
+def _asks(config: Compress, model: Artifact, elsewhere: bool = False) -> bool:
+    """Returns whether a result can be judged: it has examples, or is a base model whose likelihoods are told.
+
+    Args:
+        config: Of the stage.
+        model: The original, or a result.
+        elsewhere: Whether it is run by CTranslate2, which tells no perplexity.
+    """
+    if config.data is not None:
+        return True
+    return trained_by(model) == "finetune" or (trained_by(model) == "pretrain" and not elsewhere)
 
 
 def _check_registered(config: Compress) -> None:
@@ -75,9 +101,7 @@ def _check_registered(config: Compress) -> None:
     if config.register_as is None:
         return
     if last.kind == "export" and last.format == "gguf":
-        raise RequestError(
-            "`register_as`: no engine here answers with GGUF files", "leave it out, or export ctranslate2"
-        )
+        raise RequestError("`register_as`: no endpoint answers with GGUF files", "leave it out, or export ctranslate2")
     if last.kind == "export" and last.weights != "float32" and config.gate is None:
         raise RequestError(
             f"`register_as`: with weights in {last.weights} answers differ, and nothing says by how much they may",
@@ -108,13 +132,15 @@ def _check_student(step: Distill, teacher: Artifact) -> None:
         )
 
 
-def _check_prune(step: Prune, checkpoint: Artifact) -> None:
+def _check_prune(step: Prune, family: str, checkpoint: Artifact) -> None:
     from llmyard.compression.structure import why_not_pruned
 
-    family = shape_of(checkpoint.local("config.json")).family
-    if why := why_not_pruned(family, step.heads is not None):
+    written = shape_of(checkpoint.local("config.json")).family
+    if family != str(checkpoint.details.get("family", "")):  # a student of another family
+        written = {"transformer": "llmyard_transformer", "bert": "llmyard_span_tagger"}.get(family, family)
+    if why := why_not_pruned(written, step.heads is not None):
         raise RequestError(
-            f"{checkpoint.reference}, of type {family!r}, cannot be pruned so: {why}", "take another step"
+            f"{checkpoint.reference}, of type {written!r}, cannot be pruned so: {why}", "take another step"
         )
     if step.teach is not None and training_of(checkpoint).get("kind") != "finetune":
         raise RequestError(
@@ -145,10 +171,9 @@ def _check_export(step: Export, family: str, checkpoint: Artifact) -> None:
 
 
 def sources(config: Compress, parents: Mapping[str, Artifact]) -> list[Any]:
-    """Returns the listing of examples that the results are judged by, where the job names some."""
-    from llmyard.sources.corpus import listing, revision
-
-    return [] if config.data is None else [listing(config.data), revision(config.data)]
+    """Returns the listing of the examples that the results are judged by."""
+    checkpoint = parents["checkpoint"]
+    return evaluate.sources(_questions(config, 0, checkpoint), parents) if _asks(config, checkpoint) else []
 
 
 def make(config: Compress, making: Making) -> Made:
@@ -166,6 +191,7 @@ def make(config: Compress, making: Making) -> Made:
 
     original = making.parents["checkpoint"]
     models, current = [(ORIGINAL, original)], original
+    _judged(config, models, original, run)  # what is wrong with the questions is said before anything is trained
     for number, step in enumerate(config.steps, start=1):
         for stage in _stages(config, number, current, original):
             current = run(stage)
@@ -228,6 +254,9 @@ def _training(name: str, how: Retraining, of: Artifact, extra: Mapping[str, Any]
     trained = training_of(of)
     tunes = trained.get("kind") == "finetune"
     kept = {key: trained[key] for key in (_OF_FINETUNE if tunes else _OF_PRETRAIN) if key in trained}
+    if tunes:  # what was never written is not said again: some of it is not for a student of another form
+        task = _TASK.validate_python(kept["task"])
+        kept["task"] = {"kind": task.kind, **task.model_dump(mode="json", exclude_defaults=True)}
     own = how.model_dump(exclude_unset=True, exclude=None if tunes else {"metric_examples"})
     named = {each.partition("/")[0]: each for each in reversed(of.parents)}
     if tunes:
@@ -237,9 +266,15 @@ def _training(name: str, how: Retraining, of: Artifact, extra: Mapping[str, Any]
     return Pretrain.model_validate({"output": name, **kept, **own, **extra})
 
 
+def _split(config: Compress, model: Artifact) -> str:
+    """Returns the split that results are judged by."""
+    is_base = trained_by(model) == "pretrain" and config.data is None
+    return config.split or ("validation" if is_base else "test")
+
+
 def _questions(config: Compress, number: int, model: Artifact) -> Evaluate:
     return Evaluate(
-        output=f"{config.output}-{number}-report", checkpoint=model.reference, splits=(config.split,),
+        output=f"{config.output}-{number}-report", checkpoint=model.reference, splits=(_split(config, model),),
         limit=config.limit, task=config.task, data=config.data,
     )  # fmt: skip
 
@@ -248,16 +283,17 @@ def _judged(
     config: Compress, models: list[tuple[str, Artifact]], original: Artifact, run: Any
 ) -> tuple[str, list[Result]]:
     """Returns the metric and all results with it."""
-    asks = training_of(original).get("kind") is not None or config.data is not None
     metric, results = "", []
     for number, (name, model) in enumerate(models):
         size = sum(entry.size for entry in model.files() if not entry.path.startswith("report"))
         result = Result(name, model.reference, size)
-        if asks and not (training_of(original).get("kind") == "pretrain" and _is_of(model, "ctranslate2")):
+        if _asks(config, original, _is_of(model, "ctranslate2")):
             report = run(_questions(config, number, model))
             key = str(report.details["key_metric"])
             metric = config.gate.metric if config.gate is not None and config.gate.metric is not None else key
-            found = json.loads(report.local("report.json").read_text(encoding="utf-8"))["splits"][config.split]
+            found = json.loads(report.local("report.json").read_text(encoding="utf-8"))["splits"][
+                _split(config, original)
+            ]
             if metric not in found["metrics"]:
                 known = ", ".join(sorted(found["metrics"]))
                 raise RequestError(f"gate.metric: the evaluation has no {metric!r}", f"it has {known}")

@@ -126,8 +126,8 @@ class Timing(Config):
 
     @model_validator(mode="after")
     def _once_each(self) -> Self:
-        if len(set(self.streams)) < len(self.streams):
-            raise ValueError("`streams` names a number twice")
+        if any(one >= other for one, other in zip(self.streams, self.streams[1:], strict=False)):
+            raise ValueError("`streams` stand in rising order, each once")
         return self
 
 
@@ -149,9 +149,11 @@ class Compress(Stage):
     steps: tuple[Step, ...] = Field(min_length=1, description="In order; each works on what the one before has made.")
     task: Task | None = Field(None, description="Judge it by this task, in plain text; needs `data`.")
     data: ExampleSource | None = Field(None, description="Judge it by other examples than those it was tuned on.")
-    split: str = Field("test", description="Of the data: the examples that all results are judged by.")
+    split: str | None = Field(
+        None, description="Of the data: what all results are judged by; unset, test, and of a base model validation."
+    )
     limit: int | None = Field(None, ge=1, description="At most so many examples.")
-    timing: Annotated[Timing, Inert()] = Timing()
+    timing: Timing = Timing()
     gate: Gate | None = Field(None, description="What the result may lose.")
     register_as: Register | None = Field(
         None, description="Register the result in MLflow, if it answers in the engine as it does by itself."

@@ -41,14 +41,21 @@ class HeldOut:
         shards = next((each for each in checkpoint.parents if each.startswith("shards/")), None)
         return None if shards is None else cls(checkpoint, None, store.get(shards))
 
-    def inputs(self, tokenizer: Tokenizer, wanted: int) -> list[Any]:
+    def inputs(self, engine: Any, wanted: int) -> list[Any]:
         """Returns the first ``wanted`` inputs, or all where there are fewer: prompts (token ids), or texts to label
-        (``Marked``).
+        (``Marked``), cut where the model's positions end.
 
         Raises:
             RequestError: There are none.
         """
-        found = self._beginnings(wanted) if self.questions is None else self._asked(self.questions, tokenizer, wanted)
+        from llmyard.generation.answers import fitting
+
+        able = engine.capabilities()
+        if self.questions is None:
+            found = self._beginnings(wanted, min(_BEGINNING, able.max_prompt_tokens))
+        else:
+            found = self._asked(self.questions, engine.tokenizer, wanted)
+            found = found if able.generates else fitting(engine, found)
         if not found:
             split = self.questions.splits[0] if self.questions is not None else "validation"
             raise RequestError(f"split {split!r} of {self.checkpoint.reference} has nothing to ask", "name another")
@@ -69,12 +76,12 @@ class HeldOut:
                     return found[:wanted]
         return found
 
-    def _beginnings(self, wanted: int) -> list[Any]:
+    def _beginnings(self, wanted: int, tokens: int) -> list[Any]:
         from llmyard.tokens.shards import ShardSet
         from llmyard.tokens.views import PackedView
 
         assert self.shards is not None
-        view = PackedView(ShardSet.of(self.shards, "validation"), _BEGINNING)
+        view = PackedView(ShardSet.of(self.shards, "validation"), tokens)
         places = [(shard, row) for shard, rows in enumerate(view.rows) for row in range(rows)]
         spread = [places[at * len(places) // wanted] for at in range(wanted)] if len(places) >= wanted else places
-        return [view(shard, row)[:_BEGINNING].tolist() for shard, row in spread]
+        return [view(shard, row)[:tokens].tolist() for shard, row in spread]

@@ -21,6 +21,14 @@ def training_of(checkpoint: Artifact) -> Mapping[str, Any]:
     return origin
 
 
+def trained_by(checkpoint: Artifact) -> str | None:
+    """Returns which stage trained a checkpoint, or what it was compressed from: ``pretrain`` or ``finetune``; None of
+    one that was taken in.
+    """
+    kind = training_of(checkpoint).get("kind")
+    return str(kind) if kind in ("pretrain", "finetune") else None
+
+
 def handed_on(checkpoint: Artifact) -> dict[str, Any]:
     """Returns the details of what is made of a checkpoint without training."""
     kept = {name: checkpoint.details[name] for name in (*KEPT, "family") if name in checkpoint.details}

@@ -45,9 +45,8 @@ def proven(checkpoint: Artifact, model: Artifact, questions: Evaluate, making: M
 
 def prove(work: ProofWork) -> dict[str, Any]:
     """Returns what was compared, in a process of the cluster."""
-    from llmyard.compression.loading import load
     from llmyard.generation.engine import Unanswering
-    from llmyard.generation.model import engine_of
+    from llmyard.generation.model import engine_of, model_of
     from llmyard.generation.parity import parity, parity_of_labels
 
     checkpoint = work.held_out.checkpoint
@@ -55,9 +54,9 @@ def prove(work: ProofWork) -> dict[str, Any]:
         engine = engine_of(checkpoint, threads=1)
     except Unanswering as error:
         return {"skipped": error.what}
-    asked = work.held_out.inputs(engine.tokenizer, PROMPTS)
+    asked = work.held_out.inputs(engine, PROMPTS)
     if engine.capabilities().generates:
-        found = parity(engine, load(work.model.local()), asked, _NEW_TOKENS)
+        found = parity(engine, model_of(work.model), asked, _NEW_TOKENS)
     else:
         found = parity_of_labels(engine, engine_of(work.model, threads=1), asked)
     found.check(checkpoint.reference)

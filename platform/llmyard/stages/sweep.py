@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -158,10 +159,14 @@ def _keep(config: Sweep, trials: Sequence[Trial], store: ArtifactStore, referee:
         try:
             made = [each.artifact, *(item.reference for _, item in store.lineage(store.get(each.artifact)))]
             own = [name for name in dict.fromkeys(made) if f"-{config.output}-{each.number:04d}" in name]
-            for name in own:
+        except MissingArtifact:  # removed by an attempt before
+            own = []
+        mark = f"-{config.output}-{each.number:04d}-"
+        reports = [item.reference for name in store.storage.folders("report") if mark in f"{name}-"
+                   for item in store.versions("report", name)]  # fmt: skip
+        for name in dict.fromkeys([*reports, *own]):
+            with contextlib.suppress(MissingArtifact, RequestError):  # gone, or used by something else by now
                 store.remove(name)
-        except (MissingArtifact, RequestError):  # removed by an attempt before, or used by something else by now
-            pass
         referee.ask("drop", each.number)
     _sweep_up(config, [each.number for each in trials if each.number not in kept], store)
 

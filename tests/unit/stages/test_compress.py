@@ -26,7 +26,7 @@ from llmyard.stages.compressing.tradeoff import (
     speeds_of,
     unbeaten,
 )
-from llmyard.stages.config import Finetune, job_adapter
+from llmyard.stages.config import Finetune, Pretrain, job_adapter
 from llmyard.stages.origins import handed_on, training_of
 
 TASK = {"kind": "translation", "max_source_tokens": 32, "max_target_tokens": 32}
@@ -116,7 +116,7 @@ def test_what_does_not_fit_the_checkpoint_is_refused_before_ray_starts(
 
 
 def test_a_checkpoint_that_was_not_trained_here_gives_no_data(store: ArtifactStore) -> None:
-    commit(store, "checkpoint", "translator", details={"family": "gpt2"})
+    commit(store, "checkpoint", "translator", config={"kind": "import"}, details={"family": "gpt2"})
     for step in (
         {"kind": "prune", "layers": 1},
         {"kind": "quantize", "scheme": "int8_static"},
@@ -150,6 +150,48 @@ def test_what_is_trained_again_shares_the_original_training(store: ArtifactStore
     assert distilled.model.hidden_size == 16
 
 
+def test_a_student_of_another_form_is_not_told_the_fields_of_the_teachers(store: ArtifactStore) -> None:
+    asked = {"kind": "question_answering", "max_answer_tokens": 32}
+    trained = {**TRAINED, "task": asked}
+    original = checkpoint(store, Finetune.model_validate(trained).model_dump(mode="json"), task_config=asked)
+    student = {"family": "bert", "layers": 1, "hidden_size": 16, "heads": 2, "feed_forward_size": 16}
+    (distilled,) = compress._stages(
+        job({"kind": "distill", "model": student, "training": TRAINING}), 1, original, original
+    )
+    assert isinstance(distilled, Finetune)
+    assert distilled.task.model_fields_set <= {"kind", "max_answer_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"kind": "distill", "model": STUDENT, "training": {**TRAINING, "fused_loss": True}}, "fused_loss"),
+        ({"kind": "distill", "model": {**STUDENT, "family": "bert", "layers": 1}, "training": TRAINING}, "family"),
+    ],
+)
+def test_trainings_that_cannot_be_are_refused_before_any_begins(
+    store: ArtifactStore, step: dict[str, Any], said: str
+) -> None:
+    checkpoint(store)
+    step = (
+        {**step, "model": {key: each for key, each in step["model"].items() if "coder" not in key}}
+        if (step["model"]["family"] == "bert")
+        else step
+    )
+    with pytest.raises(RequestError, match=said):
+        compress.parents(job(step), store)
+
+
+def test_a_base_model_is_judged_by_its_validation_split(store: ArtifactStore) -> None:
+    model = {"family": "gpt2", "layers": 1, "hidden_size": 8, "heads": 1}
+    base = Pretrain.model_validate({"output": "base", "shards": "corpus", "steps": 1, "model": model})
+    original = checkpoint(store, base.model_dump(mode="json"))
+    assert compress._split(job({"kind": "quantize"}), original) == "validation"
+    assert compress._split(job({"kind": "quantize"}, split="test"), original) == "test"
+    with pytest.raises(ValidationError, match="rising order"):
+        job({"kind": "quantize"}, timing={"streams": [8, 1]})
+
+
 def test_what_is_made_of_a_checkpoint_knows_its_training(store: ArtifactStore) -> None:
     original = checkpoint(store)
     made = commit(store, "checkpoint", "small", config={"kind": "compress"}, details=handed_on(original))
@@ -163,6 +205,7 @@ def test_losses_are_shares_of_the_original_whichever_way_is_better() -> None:
     assert lost("chrf", 50.0, 49.0) == pytest.approx(0.02)
     assert lost("test/perplexity", 10.0, 11.0) == pytest.approx(0.1)
     assert lost("perplexity:en", 10.0, 9.0) == pytest.approx(-0.1)
+    assert lost("test/masked_loss", 2.0, 3.0) == pytest.approx(0.5)
     assert lost("f1", 0.0, 0.0) == 0.0
     assert lost("f1", 0.0, 0.1) < 0
 
@@ -194,7 +237,7 @@ def result(name: str, metric: float | None, gain: float = 1.0, size: int = 1_000
 def test_a_gate_is_closed_to_what_lost_too_much_or_gained_too_little() -> None:
     original = result("original", 50.0)
     check_gate(Gate(most_loss=0.01, least_speedup=1.5), "chrf", original, result("a", 49.6, 1.6))
-    with pytest.raises(GateClosed, match=r"fell from 50 to 49, by 2\.0%"):
+    with pytest.raises(GateClosed, match=r"went from 50 to 49, worse by 2\.0%"):
         check_gate(Gate(most_loss=0.01), "chrf", original, result("a", 49.0))
     with pytest.raises(GateClosed, match=r"1\.20 times"):
         check_gate(Gate(most_loss=0.01, least_speedup=1.5), "chrf", original, result("a", 50.0, 1.2))

@@ -46,7 +46,7 @@ class Clock:
             self._engine = engine_of(work.held_out.checkpoint, work.timing.threads)
         except Unanswering:
             return False
-        self._asked = work.held_out.inputs(self._engine.tokenizer, work.timing.prompts)
+        self._asked = work.held_out.inputs(self._engine, work.timing.prompts)
         for streams in work.timing.streams:
             self._timed(self._asked[:streams], streams)
         return True

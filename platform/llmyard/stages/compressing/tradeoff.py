@@ -117,7 +117,8 @@ def lost(metric: str, original: float, result: float) -> float:
 
 def is_cost(metric: str) -> bool:
     """Returns whether a figure is the better the smaller it is."""
-    return metric.rpartition("/")[2].partition(":")[0] in COSTS
+    name = metric.rpartition("/")[2].partition(":")[0]
+    return name in COSTS or name.endswith("_loss")
 
 
 def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -134,7 +135,7 @@ def check_gate(gate: Gate, metric: str, original: Result, result: Result) -> Non
     share = lost(metric, original.metric, result.metric)
     if share > gate.most_loss:
         raise GateClosed(
-            f"{metric} fell from {original.metric:.4g} to {result.metric:.4g}, by {share:.1%}; `gate` allows "
+            f"{metric} went from {original.metric:.4g} to {result.metric:.4g}, worse by {share:.1%}; `gate` allows "
             f"{gate.most_loss:.1%}",
             f"see the report, take a milder step, or allow more; what the steps made is kept: {result.reference}",
         )
