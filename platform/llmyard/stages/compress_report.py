@@ -13,7 +13,7 @@ from llmyard.stages.plots import Frame, steps
 from llmyard.stages.training_report import PAGES
 
 _WIDTH, _HEIGHT = 460, 300
-_ROOM = 0.12  # of the span, around the outermost points
+_ROOM = 0.2  # of the span, around the outermost points
 
 
 def pages(config: Compress, metric: str, results: Sequence[Result]) -> dict[str, str]:
