@@ -163,9 +163,9 @@ def test_a_pruned_model_writes_with_its_cache(name: str, trained: Trained) -> No
     pruned = prune(model, Target(feed_forward_size=50, layers=2, **more), by_magnitude(model)).model
     ids = texts(3, 5)
     with torch.inference_mode():
-        decoder = decoder_of(pruned, 0)
-        decoder.start(ids[:, :6].tolist(), torch.device("cpu"))
-        stepped = decoder.step(ids[:, 6:7])
+        decoder = decoder_of(pruned, 0, torch.device("cpu"))
+        decoder.admit(ids[:, :6].tolist())
+        stepped = decoder.step(ids[:, 6])
         if model.config.is_encoder_decoder:
             whole = pruned(input_ids=ids[:, :6], decoder_input_ids=ids[:, 5:7]).logits[:, -1]
         else:
