@@ -66,9 +66,9 @@ def test_a_chain_makes_a_smaller_model_that_answers_and_is_registered(tmp_path: 
     assert artifact.details["parity"]["prompts"] == 12
     model = Model.load(store.get("checkpoint/small"))
     assert is_quantized(model.engine.model)  # type: ignore[attr-defined]
-    text, _, tokens = asyncio.run(whole(model.translate("你好", "en")))
-    assert tokens >= 0
-    assert isinstance(text, str)
+    written = asyncio.run(whole(model.translate("你好", "en")))
+    assert written.tokens >= 0
+    assert isinstance(written.text, str)
     from llmyard.runtime.registry import resolve
 
     assert resolve("models:/translator@champion", store.storage.uri) == artifact.reference

@@ -16,7 +16,8 @@ import uvicorn
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.generation.model import Model
 from llmyard.serving.api import build_api
-from llmyard.serving.keys import hash_of
+from llmyard.serving.config import Limits
+from llmyard.serving.keys import KeyRing, hash_of
 from llmyard.stages.config import job_adapter
 from llmyard.stages.run import run
 
@@ -44,7 +45,7 @@ def records(folder: Path, rows: Any) -> dict[str, str]:
 @pytest.fixture
 def url(tiny: Any) -> Iterator[str]:
     models = [Model.load(tiny.store.get(name, "checkpoint"), threads=1) for name in ("translator", "triples", "base")]
-    api = build_api(models, [hash_of("ly-right")], 1 << 20, 100)
+    api = build_api(models, KeyRing.of([hash_of("ly-right")]), Limits(max_new_tokens=100))
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

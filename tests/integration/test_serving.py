@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from llmyard.core.errors import LlmyardError, RequestError
-from llmyard.serving.config import Endpoint
+from llmyard.serving.config import Endpoint, Limits
 from llmyard.serving.endpoint import require_free, serving
-from llmyard.serving.keys import hash_of
+from llmyard.serving.keys import StoredKey, hash_of
+from llmyard.serving.replica import Opening
 
 pytestmark = pytest.mark.integration
 
@@ -29,6 +30,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def opening(models: list[Any], config: Endpoint) -> Opening:
+    known = [StoredKey(hash_of("ly-right"))]
+    return Opening(tuple(models), tuple(model.name for model in models), lambda: known, config.limits)
 
 
 def ask(url: str, body: Any = None, key: str = "ly-right") -> tuple[int, str]:
@@ -66,13 +72,15 @@ def listening(port: int) -> set[str]:
 @pytest.mark.usefixtures("shared_ray")
 def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
     port, models = free_port(), [tiny.store.get(name, "checkpoint") for name in ("triples", "translator", "base")]
-    config = Endpoint(models=tuple(model.reference for model in models), port=port, max_new_tokens=100)
-    with serving(config, models, [hash_of("ly-right")]) as url:
+    config = Endpoint(
+        models=tuple(model.reference for model in models), port=port, limits=Limits(max_new_tokens=100)
+    )
+    with serving(config, opening(models, config)) as url:
         assert url == f"http://127.0.0.1:{port}"
         assert listening(port) == {"127.0.0.1"}
         with pytest.raises(RequestError, match="cannot listen"):
             require_free("127.0.0.1", port)
-        with pytest.raises(RequestError, match="cannot listen"), serving(config, models, [hash_of("k")]):
+        with pytest.raises(RequestError, match="cannot listen"), serving(config, opening(models, config)):
             pass
 
         assert ask(url + "/")[1].startswith("<!doctype html>")
@@ -83,7 +91,8 @@ def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[st
         status, said = ask(url + "/v1/translate", {"text": CHINESE, "target_language": "en"})
         assert (status, json.loads(said)["translation"]) == (200, ENGLISH)
         found = json.loads(ask(url + "/v1/extract", {"text": "马洛住在科拉镇。"})[1])
-        assert found["triples"] == [{"subject": "马洛", "relation": "lives_in", "object": "科拉镇"}]
+        (triple,) = found["triples"]
+        assert (triple["subject"], triple["relation"], triple["object"]) == ("马洛", "lives_in", "科拉镇")
         chat = {"model": "base", "messages": [{"role": "user", "content": "有一天"}], "stream": True}
         status, said = ask(url + "/v1/chat/completions", chat)
         assert status == 200
@@ -139,13 +148,8 @@ def test_a_checkpoint_that_does_not_load_leaves_nothing_behind(tiny: Any, tmp_pa
     port = free_port()
     with (
         pytest.raises(LlmyardError, match=r"did not start: .* is a model of type ''"),
-        serving(Endpoint(models=("x",), port=port), [artifact], ["k"]),
+        serving(config := Endpoint(models=("x",), port=port), opening([artifact], config)),
     ):
         pass
     assert gone()
     require_free("127.0.0.1", port)
-
-
-def test_an_endpoint_without_a_key_is_refused() -> None:
-    with pytest.raises(RequestError, match="at least one API key"), serving(Endpoint(models=("x",)), [], []):
-        pass

@@ -18,8 +18,9 @@ applications:
       storage: {{ . | quote }}
       {{- end }}
       key_hash_files: [/var/run/llmyard/api-keys/hashes]
-      max_body_bytes: {{ $spec.maxBodyBytes | int64 }}
-      max_new_tokens: {{ $spec.maxNewTokens | int64 }}
+      limits:
+        max_body_bytes: {{ $spec.maxBodyBytes | int64 }}
+        max_new_tokens: {{ $spec.maxNewTokens | int64 }}
       revision: {{ $spec.revision | quote }}
     deployments:
       - name: llmyard

@@ -44,6 +44,7 @@ def run_quickstart(
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
     from llmyard.serving.endpoint import serving
+    from llmyard.serving.replica import Opening
 
     console = shell.console()
     console.print(say("starting_ray"), highlight=False)
@@ -54,7 +55,8 @@ def run_quickstart(
         console.print(f"\n{say('starting_endpoint')}")
         key = keys.PREFIX + secrets.token_urlsafe(32)  # for this endpoint only: it is not stored
         config = Endpoint(models=tuple(model.reference for model in models), port=free_port(8000))
-        with serving(config, models, [keys.hash_of(key)]) as url:
+        known = [keys.StoredKey(keys.hash_of(key))]
+        with serving(config, Opening(tuple(models), MODELS, lambda: known, config.limits)) as url:
             answers = [ask(url, key, question) for question in questions()]
             for answer in answers:
                 show(console, answer)

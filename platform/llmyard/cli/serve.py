@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import typer
 
@@ -39,6 +40,7 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
     from llmyard.serving.endpoint import require_free, serving
+    from llmyard.serving.replica import Opening
 
     store = shell.store(storage)
     models = find_models(store, names)
@@ -47,10 +49,10 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     key = keys.new_key() if new_key or not known else None
     if key is not None:
         check_space(store.storage)
-        known = [*known, keys.hash_of(key)]
     config = Endpoint(models=tuple(model.reference for model in models), host=host, port=port)
+    opening = Opening(tuple(models), tuple(names), partial(keys.stored, store.storage), config.limits)
     typer.echo(say("starting_ray"))
-    with session(), serving(config, models, known) as url:
+    with session(), serving(config, opening) as url:
         if key is not None:
             keys.keep(store.storage, key)  # only now: a key that nobody was shown would stay for ever
         typer.echo(say("serving", models=", ".join(model.reference for model in models), url=url))

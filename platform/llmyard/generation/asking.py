@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from llmyard.generation.engine import Unsupported
-from llmyard.generation.model import Model, whole
+from llmyard.generation.model import Model, Written, whole
 from llmyard.tasks.task import Decoding, Record, Task
 from llmyard.text.script import language_by_script, mostly_chinese
 
@@ -60,8 +60,7 @@ async def ask(model: Model, text: str, target: str | None = None, context: str |
     task = model.task
     check_question(model.name, task, text, target, context)
     if task is None:
-        said, finish, _ = await whole(model.complete(text, COMPLETION))
-        return Reply(said, finish)
+        return _reply(await whole(model.complete(text, COMPLETION)))
     match task.name:
         case "question_answering":
             record: Record = {"question": text, "context": context, "answers": [], "language": language_by_script(text)}
@@ -75,12 +74,15 @@ async def ask(model: Model, text: str, target: str | None = None, context: str |
             return Reply((await model.predict(marked_record(text))).label)
         case "dialogue" | "instruction" | "preference":
             prompt = model.chat_prompt([{"role": "user", "content": text}])
-            said, finish, _ = await whole(model.answer(prompt, model.decoding))
+            return _reply(await whole(model.answer(prompt, model.decoding)))
         case "translation":
-            said, finish, _ = await whole(model.translate(text, target or ("en" if mostly_chinese(text) else "zh")))
+            return _reply(await whole(model.translate(text, target or ("en" if mostly_chinese(text) else "zh"))))
         case _:
-            said, finish, _ = await whole(model.summarise(text))
-    return Reply(said, finish)
+            return _reply(await whole(model.summarise(text)))
+
+
+def _reply(written: Written) -> Reply:
+    return Reply(written.text, written.finish)
 
 
 def marked_record(text: str) -> Record:

@@ -1,4 +1,4 @@
-"""Answers bound to a JSON schema: tokens that would leave it are not chosen."""
+"""Answers bound to a JSON schema or a regular expression: tokens that would leave it are not chosen."""
 
 from __future__ import annotations
 
@@ -27,22 +27,37 @@ class Grammars:
 
         return LLTokenizer(self._tokenizer.to_json(), eos_token=self._tokenizer.end_id)
 
-    def begin(self, schema: str) -> Grammar:
-        """Returns the state of an answer that is to follow a JSON schema.
+    def begin(self, schema: str | None, regex: str | None = None) -> Grammar | None:
+        """Returns the state of an answer that is to follow a JSON schema or a regular expression; None for a free one.
 
         Raises:
-            Unsupported: The schema is none, or asks for what cannot be followed.
+            Unsupported: Both are given; the schema is none, or asks for what cannot be followed; so the expression.
         """
+        if schema is None and regex is None:
+            return None
+        if schema is not None and regex is not None:
+            raise Unsupported("an answer is bound to a JSON schema and to a regular expression", "give one of them")
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._tokens, _grammar(schema))
+        what = "JSON schema" if schema is not None else "regular expression"
+        matcher = LLMatcher(self._tokens, _schema_grammar(schema) if schema is not None else _regex_grammar(str(regex)))
         if matcher.is_error():
-            raise Unsupported(f"the JSON schema cannot be followed: {matcher.get_error()}", "simplify it")
+            raise Unsupported(f"the {what} cannot be followed: {matcher.get_error()}", "simplify it")
         return Grammar(matcher, self._tokenizer.end_id)
 
 
 @lru_cache(maxsize=256)
-def _grammar(schema: str) -> str:
+def _regex_grammar(pattern: str) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        return str(LLMatcher.grammar_from_regex(pattern))
+    except ValueError as error:
+        raise Unsupported(f"that is no regular expression: {error}", "give one of the Rust syntax") from None
+
+
+@lru_cache(maxsize=256)
+def _schema_grammar(schema: str) -> str:
     from llguidance import LLMatcher
 
     try:  # compact: white space is tokens and time

@@ -267,7 +267,7 @@ def capabilities_of(description: Description, name: str) -> Capabilities:
     return Capabilities(
         name, description.model_type, writes, description.model_type == SpanTaggerConfig.model_type,
         description.positions or MAX_PROMPT_TOKENS, description.total,
-        classifies=description.model_type == TextClassifierConfig.model_type,
+        classifies=description.model_type == TextClassifierConfig.model_type, engine="ctranslate2",
     )  # fmt: skip
 
 
@@ -296,9 +296,9 @@ def by_size(sizes: Sequence[int], allowed: Sequence[int], most: int, repeats: bo
 
 
 def _is_held(sequence: Sequenced) -> bool:
-    """Returns whether an answer's tokens are others than CTranslate2 would choose by itself."""
+    """Returns whether an answer's tokens may be others than CTranslate2 would choose by itself, or are told of."""
     asked = sequence.request
-    if sequence.grammar is not None or asked.temperature > MIN_TEMPERATURE:
+    if sequence.grammar is not None or asked.temperature > MIN_TEMPERATURE or asked.top_logprobs is not None:
         return True
     return bool(asked.language or asked.forbidden or asked.no_repeat)
 

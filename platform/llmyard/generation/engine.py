@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.tasks.task import Annotation, Choice, Marked
 
-Finish = Literal["stop", "length", "aborted"]
+Finish = Literal["stop", "length", "aborted", "content_filter"]
 
 
 class EngineClosed(LlmyardError):
@@ -37,6 +37,7 @@ class Capabilities:
         max_total_tokens: Prompt and answer together; an answer ends there with ``length``. One more than the model has
             positions, because the last token is written and never read. None: no such end.
         classifies: Answers :meth:`Engine.classify`.
+        engine: What computes.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Capabilities:
     max_prompt_tokens: int
     max_total_tokens: int | None = None
     classifies: bool = False
+    engine: str = "torch"
 
     @property
     def does(self) -> str:
@@ -75,6 +77,8 @@ class GenerateRequest:
         forbidden: Words that do not stand in the answer, whatever their case.
         no_repeat: No run of so many tokens stands in the answer twice; 0 lets them.
         end_tokens: Names of tokens that end the answer, beside llmyard's own.
+        regex: The answer matches this regular expression as a whole, unless it is cut; not beside ``json_schema``.
+        top_logprobs: How likely each token was is told, and which so many were the likeliest; None tells nothing.
     """
 
     id: str
@@ -89,6 +93,23 @@ class GenerateRequest:
     forbidden: tuple[str, ...] = ()
     no_repeat: int = 0
     end_tokens: tuple[str, ...] = ()
+    regex: str | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """How likely a token was, before anything that the answer is held to.
+
+    Attributes:
+        token_id: The token that was taken.
+        logprob: Its log-probability, in nats.
+        top: The likeliest tokens at this place with their log-probabilities, likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +117,14 @@ class Delta:
     """A piece of an answer; the last one has ``finish``.
 
     The texts add up to the decoding of all token ids. A character is in one piece: a piece may be empty while its bytes
-    are being written. The token that ends an answer is not part of it.
+    are being written. The token that ends an answer is not part of it. ``likely`` holds an entry for each token where
+    the request asked for that.
     """
 
     token_ids: tuple[int, ...]
     text: str
     finish: Finish | None = None
+    likely: tuple[Likely, ...] = ()
 
 
 @dataclass(slots=True)
@@ -116,6 +139,8 @@ class Stats:
         generated_tokens: Written into answers.
         aborted: Answers that ended early because their reader left or they were aborted.
         failed: Answers that ended because the model failed.
+        kv_cache_bytes: Held for the keys and values of answers.
+        alive: Whether it still computes; one that has ended by a fault answers nothing any more.
     """
 
     requests: int = 0
@@ -125,6 +150,8 @@ class Stats:
     generated_tokens: int = 0
     aborted: int = 0
     failed: int = 0
+    kv_cache_bytes: int = 0
+    alive: bool = True
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from llmyard.compression.loading import load
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.generation.ctranslate2_engine import CTranslate2Engine
 from llmyard.generation.ctranslate2_models import is_exported
-from llmyard.generation.engine import Delta, Engine, GenerateRequest, Unsupported
+from llmyard.generation.engine import Delta, Engine, Finish, GenerateRequest, Likely, Unsupported
 from llmyard.generation.requests import QueueingEngine
 from llmyard.generation.torch_engine import TorchEngine
 from llmyard.models.written import shape_of
@@ -64,7 +64,7 @@ class Model:
         Raises:
             Unsupported: The model does not translate, not into that language, or not a text so long.
         """
-        prompt = self._translation_prompt(text, target)
+        prompt = self.translation_prompt(text, target)
         return self.answer(prompt, decoding or self.decoding)
 
     async def extract(self, texts: Sequence[str]) -> list[Annotation]:
@@ -99,7 +99,7 @@ class Model:
             what = error.what if isinstance(error, BadExample) else f"{type(error).__name__}: {error}"
             raise Unsupported(f"this is no record of {task.name}: {what}", "give the fields of its records") from None
         if task.output == "text":
-            return (await whole(self.answer(prompt, self.decoding)))[0]
+            return (await whole(self.answer(prompt, self.decoding))).text
         found: Sequence[Annotation | Choice]
         if task.output == "label":
             found = await self.engine.classify(inputs)
@@ -123,6 +123,11 @@ class Model:
         except BadExample as error:
             raise Unsupported(error.what, error.remedy) from None
 
+    def excess(self, record: Record) -> int:
+        """Returns by how many tokens a record is longer than the model reads at once; 0 or less where it is not."""
+        assert self.task is not None
+        return self.task.excess(record, self.tokenizer)[0]
+
     def _inputs(self, record: Record) -> list[Marked]:
         assert self.task is not None
         self._refuse_excess(record)
@@ -142,14 +147,14 @@ class Model:
         """
         if self.task is not None and self.task.name == "summarization" and self.task.output != "text":
             return self._chosen({"text": text, "language": language_by_script(text)})
-        return self.answer(self._summary_prompt(text), decoding or self.decoding)
+        return self.answer(self.summary_prompt(text), decoding or self.decoding)
 
     async def _chosen(self, record: Record) -> AsyncGenerator[Delta]:
         yield Delta((), str(await self.predict(record)), "stop")
 
     def complete(self, text: str, decoding: Decoding) -> AsyncGenerator[Delta]:
         """Yields what a base model says after a text."""
-        return self.answer(self._completion_prompt(text), decoding)
+        return self.answer(self.completion_prompt(text), decoding)
 
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Returns the tokens that ask for an answer to the last user message.
@@ -164,31 +169,44 @@ class Model:
         if text is None:
             raise Unsupported("there is no message of the user", 'send one with "role": "user"')
         if self.task is None:
-            return self._completion_prompt(text)
+            return self.completion_prompt(text)
         if self.task.name in ("dialogue", "instruction", "preference"):
             return self.prompt({"messages": list(messages)})
         if self.task.name == "summarization":
-            return self._summary_prompt(text)
-        return self._translation_prompt(text, "en" if mostly_chinese(text) else "zh")
+            return self.summary_prompt(text)
+        return self.translation_prompt(text, "en" if mostly_chinese(text) else "zh")
 
-    def answer(self, prompt: Sequence[int], decoding: Decoding) -> AsyncGenerator[Delta]:
-        """Yields what the model writes after a prompt."""
-        return self.engine.generate(GenerateRequest(uuid.uuid4().hex, prompt, **asdict(decoding)))
+    def answer(self, prompt: Sequence[int], decoding: Decoding, id_: str | None = None) -> AsyncGenerator[Delta]:
+        """Yields what the model writes after a prompt; ``id_`` names it to the engine."""
+        return self.engine.generate(GenerateRequest(id_ or uuid.uuid4().hex, prompt, **asdict(decoding)))
 
-    def _completion_prompt(self, text: str) -> list[int]:
+    def completion_prompt(self, text: str) -> list[int]:
+        """Returns the tokens of a text to go on with; of an empty one that of a document's beginning."""
         return self.tokenizer.encode(text) or [self.tokenizer.end_id]
 
-    def _translation_prompt(self, text: str, target: str) -> list[int]:
+    def translation_prompt(self, text: str, target: str) -> list[int]:
+        """Returns the tokens that ask for the translation of a text into ``target`` (en or zh).
+
+        Raises:
+            Unsupported: As :meth:`translate`.
+        """
         if self.task is None or self.task.name != "translation":
             raise Unsupported(f"{self.name} does not translate", "choose a translation model")
         if target not in LANGUAGE_TOKENS:
             raise Unsupported(f"cannot translate into {target!r}", f"supported: {', '.join(LANGUAGE_TOKENS)}")
         return self.prompt({"source": text, "target_language": target})
 
-    def _summary_prompt(self, text: str) -> list[int]:
+    def summary_prompt(self, text: str, query: str | None = None) -> list[int]:
+        """Returns the tokens that ask for a summary of a text in its own language, of what a query asks if there is
+        one.
+
+        Raises:
+            Unsupported: As :meth:`summarise`.
+        """
         if self.task is None or self.task.name != "summarization":
             raise Unsupported(f"{self.name} does not summarise", "choose a summarisation model")
-        return self.prompt({"text": text, "language": language_by_script(text)})
+        asked = {} if query is None else {"query": query}
+        return self.prompt({"text": text, "language": language_by_script(text), **asked})
 
 
 def engine_of(artifact: Artifact, threads: int | None = None) -> QueueingEngine:
@@ -233,11 +251,32 @@ def task_of_checkpoint(artifact: Artifact) -> Task | None:
     return task_of(TypeAdapter(TaskConfig).validate_python(config), str(family), prefix)
 
 
-async def whole(deltas: AsyncIterator[Delta]) -> tuple[str, str, int]:
-    """Returns (text, finish, tokens) of an answer."""
-    parts, finish, tokens = [], "stop", 0
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer that has ended.
+
+    Attributes:
+        text: All of it.
+        finish: Why it ended.
+        tokens: How many were written.
+        likely: Of each token, where the request asked for that.
+    """
+
+    text: str
+    finish: Finish
+    tokens: int
+    likely: tuple[Likely, ...] = ()
+
+
+async def whole(deltas: AsyncIterator[Delta]) -> Written:
+    """Returns an answer when it has ended."""
+    parts: list[str] = []
+    likely: list[Likely] = []
+    finish: Finish = "stop"
+    tokens = 0
     async for delta in deltas:
         parts.append(delta.text)
+        likely += delta.likely
         tokens += len(delta.token_ids)
         finish = delta.finish or finish
-    return "".join(parts), finish, tokens
+    return Written("".join(parts), finish, tokens, tuple(likely))

@@ -16,7 +16,7 @@ import torch
 from llmyard.core.errors import LlmyardError
 from llmyard.generation.constrained import Grammar
 from llmyard.generation.control import Control
-from llmyard.generation.engine import Delta, GenerateRequest
+from llmyard.generation.engine import Delta, GenerateRequest, Likely
 from llmyard.generation.text_stream import TextStream
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Sequenced:
     aborted: threading.Event = field(default_factory=threading.Event)
     ids: list[int] = field(default_factory=list)
     finished: bool = False
+    likely: Likely | None = None  # of the token that is taken next
 
 
 @dataclass(eq=False)
@@ -52,6 +53,19 @@ def nucleus(shares: torch.Tensor, top_p: float) -> torch.Tensor:
         return shares
     ranked, order = shares.sort(descending=True)
     return shares.index_fill(0, order[ranked.cumsum(0) - ranked >= top_p], 0.0)
+
+
+def likely_of(logits_V: torch.Tensor, top: int) -> Callable[[int], Likely]:
+    """Returns what tells of a token how likely it was, as the logits (V) are now: they may be changed afterwards.
+
+    Args:
+        logits_V: Of the token's place.
+        top: How many of the likeliest are named.
+    """
+    logs_V = logits_V.float().log_softmax(-1)
+    best = logs_V.topk(min(top, len(logs_V)))
+    named = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return lambda token: Likely(token, float(logs_V[token]), named)
 
 
 Deltas = asyncio.Queue[Delta | LlmyardError]

@@ -25,12 +25,13 @@ from llmyard.generation.constrained import Grammars
 from llmyard.generation.control import Controls
 from llmyard.generation.engine import Capabilities, Delta, EngineClosed, Finish, GenerateRequest, Stats, Unsupported
 from llmyard.generation.likelihoods import MAX_BATCH, Likelihood, fitted
-from llmyard.generation.queued import Call, Outbox, Sequenced, failure_of, nucleus, run_call
+from llmyard.generation.queued import Call, Outbox, Sequenced, failure_of, likely_of, nucleus, run_call
 from llmyard.generation.text_stream import TextStream
 from llmyard.tasks.task import Annotation, Choice, Decoding, Marked
 from llmyard.tokens.tokenizer import Encoded, Tokenizer
 from llmyard.training.objectives import pad
 
+MAX_TOP_LOGPROBS = 20  # as OpenAI has it
 # Colder than this the likeliest token is taken: the division would overflow, and the draw could not differ.
 MIN_TEMPERATURE = 1e-4
 
@@ -195,7 +196,7 @@ class QueueingEngine(ABC):
 
     def stats(self) -> Stats:
         """Returns counts for monitoring, as they are now."""
-        return dataclasses.replace(self._stats, waiting=self._queue.qsize())
+        return dataclasses.replace(self._stats, waiting=self._queue.qsize(), alive=self._thread.is_alive())
 
     async def drain(self) -> None:
         """Takes no more requests and returns when those under way are answered."""
@@ -230,8 +231,10 @@ class QueueingEngine(ABC):
             raise Unsupported(f"the temperature is {request.temperature}", "give 0 or more")
         if not 0 < request.top_p <= 1:
             raise Unsupported(f"top_p is {request.top_p}", "give more than 0, and 1 at most")
+        if not 0 <= (request.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+            raise Unsupported(f"top_logprobs is {request.top_logprobs}", f"ask for 0 to {MAX_TOP_LOGPROBS}")
         room = self._room(request)
-        grammar = None if request.json_schema is None else self._grammars.begin(request.json_schema)
+        grammar = self._grammars.begin(request.json_schema, request.regex)
         control = self._controls.begin(request)
         ends = frozenset([self.tokenizer.end_id, *map(self.tokenizer.control, request.end_tokens)])
         return Sequenced(request, emit, room, TextStream(self.tokenizer), grammar, control, ends)
@@ -305,6 +308,11 @@ class QueueingEngine(ABC):
 
     def _choose(self, logits_BV: torch.Tensor, sequences: Sequence[Sequenced]) -> list[int]:
         """Returns each sequence's next token: the likeliest, or sampled with the request's own seed."""
+        tell = {
+            row: likely_of(logits_BV[row], sequence.request.top_logprobs)
+            for row, sequence in enumerate(sequences)
+            if sequence.request.top_logprobs is not None
+        }
         for row, sequence in enumerate(sequences):
             if sequence.grammar is not None:
                 logits_BV[row] = sequence.grammar.allow(logits_BV[row])
@@ -320,6 +328,8 @@ class QueueingEngine(ABC):
                 # The likeliest token completes no forbidden word; one that was drawn may.
                 refused = sequence.control is not None and sequence.control.refuses(sequence.ids, drawn)
                 chosen[row] = chosen[row] if refused else drawn
+        for row, likely in tell.items():
+            sequences[row].likely = likely(chosen[row])
         return chosen
 
     def _advance(self, sequence: Sequenced, token: int) -> bool:
@@ -335,7 +345,8 @@ class QueueingEngine(ABC):
         self._stats.generated_tokens += 1
         finish: Finish | None = "length" if len(sequence.ids) >= sequence.room else None
         text = sequence.stream.add(token)
-        self._emit(sequence, Delta((token,), text + sequence.stream.end() if finish else text, finish))
+        likely = () if sequence.likely is None else (sequence.likely,)
+        self._emit(sequence, Delta((token,), text + sequence.stream.end() if finish else text, finish, likely))
         return finish is None
 
     def _ended(self, sequence: Sequenced) -> bool:

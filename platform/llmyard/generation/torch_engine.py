@@ -87,9 +87,12 @@ class TorchEngine(QueueingEngine):
             if running:
                 tokens_B = torch.tensor([sequence.ids[-1] for sequence in running], device=self._device)
                 self._taken(decoder, running, decoder.step(tokens_B), 0)
+            self._stats.kv_cache_bytes = decoder.bytes
             new = self._arrived(MAX_BATCH - len(running)) if decoder.joins or not running else []
         if decoder.bytes <= KEPT_BYTES:
             self._decoder = decoder
+        else:
+            self._stats.kv_cache_bytes = 0
 
     def _admitted(self, decoder: Decoder, new: list[Sequenced]) -> list[Sequenced]:
         """Returns those of the new answers that go on behind their first token."""

@@ -8,30 +8,25 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from llmyard.core.artifacts import Artifact
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.serving.config import Endpoint
-
-APPLICATION = "llmyard"
-# Two batches of the engine: one is written while the next one gathers. Beyond the queue, callers get 503 at once
-# instead of an answer after they have given up.
-MAX_ONGOING, MAX_QUEUED = 64, 512
-CPUS = 1  # of the replica
+from llmyard.serving.replica import APPLICATION, Opening, deployment
 
 
 @contextlib.contextmanager
-def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequence[str]) -> Iterator[str]:
+def serving(config: Endpoint, opening: Opening) -> Iterator[str]:
     """Runs an endpoint for the time of the block and yields its URL; Ray must be running.
 
+    Args:
+        config: Where it listens, and how many replicas it has.
+        opening: What each replica opens.
+
     Raises:
-        RequestError: The port is taken, or there are no keys.
+        RequestError: The port is taken.
         LlmyardError: A model does not load.
     """
-    if not key_hashes:
-        raise RequestError("an endpoint needs at least one API key", "make one with --new-key")
     require_free(config.host, config.port)
     # On a slow machine the proxy needs longer than Serve's default to answer its first check.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
@@ -40,21 +35,11 @@ def serving(config: Endpoint, artifacts: Sequence[Artifact], key_hashes: Sequenc
     from ray.serve.schema import LoggingConfig
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    build = _builder(list(artifacts), list(key_hashes), config)
-    deployment: Any = serve.deployment(serve.ingress(build)())
-    deployment = deployment.options(
-        name=APPLICATION,
-        num_replicas=1,
-        max_constructor_retry_count=1,  # a checkpoint that does not load will not the next time either
-        max_ongoing_requests=MAX_ONGOING,
-        max_queued_requests=MAX_QUEUED,
-        ray_actor_options={"num_cpus": CPUS},
-    )
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     try:
         quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
         try:
-            serve.run(deployment.bind(), name=APPLICATION, route_prefix="/", logging_config=quiet)
+            serve.run(deployment(opening, config.scale), name=APPLICATION, route_prefix="/", logging_config=quiet)
         except RuntimeError:
             said = serve.status().applications[APPLICATION].deployments
             reason = "; ".join(reason_of(each.message) for each in said.values())
@@ -93,17 +78,6 @@ def _shut_down(timeout_seconds: float = 30.0) -> None:
             ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
             time.sleep(0.05)
     serve.shutdown()  # clears what this process remembers of it
-
-
-def _builder(artifacts: list[Artifact], key_hashes: list[str], config: Endpoint) -> Any:
-    def build() -> Any:
-        from llmyard.generation.model import Model
-        from llmyard.serving.api import build_api
-
-        models = [Model.load(artifact, CPUS) for artifact in artifacts]
-        return build_api(models, key_hashes, config.max_body_bytes, config.max_new_tokens)
-
-    return build
 
 
 def require_free(host: str, port: int) -> None:

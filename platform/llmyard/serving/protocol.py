@@ -1,13 +1,19 @@
-"""Requests and answers over HTTP; the chat route is OpenAI's."""
+"""What requests and answers of all routes share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from llmyard.generation.engine import Likely
+from llmyard.tokens.tokenizer import Tokenizer
+
+MAX_TOP_LOGPROBS = 5
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 Said = Annotated[Text, StringConstraints(pattern=r"\S")]  # more than spaces
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Stops = Stop | Annotated[list[Stop], Field(max_length=4)] | None
 
 
 class Request(BaseModel):
@@ -16,63 +22,21 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Message(Request):
-    """One turn of a conversation."""
+class Telling(Request):
+    """A request that may ask how likely the tokens of its answer were."""
 
-    role: Literal["system", "user", "assistant"]
-    content: Text
-
-
-class StreamOptions(Request):
-    """What a stream tells beside the answer."""
-
-    include_usage: bool = Field(False, description="A last chunk without choices counts the tokens.")
-
-
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-
-
-class ChatRequest(Request):
-    """A conversation to be answered; OpenAI's fields that are not here are refused."""
-
-    model: str
-    messages: list[Message] = Field(min_length=1, max_length=1000)
-    max_tokens: int | None = Field(None, ge=1, description="By default 128, or the endpoint's limit if that is less.")
-    temperature: float = Field(0.0, ge=0, le=5)
-    seed: int = Field(0, ge=0, lt=2**63)
-    top_p: float = Field(1.0, gt=0, le=1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
-        None, description="Texts before which the answer ends."
-    )
-    n: Literal[1] = 1
-    user: str | None = Field(None, description="Taken, and not used.")
-    stream: bool = False
-    stream_options: StreamOptions | None = None
+    logprobs: bool = Field(False, description="Whether how likely each token was is told.")
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS, description="So many of the likeliest tokens, too.")
 
     @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options go with `stream: true`")
+    def _told_of(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs goes with `logprobs: true`")
         return self
 
-    def stops(self) -> list[str]:
-        """Returns the texts before which the answer ends."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-
-class Turn(BaseModel):
-    """What the model says."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-
-
-class Choice(BaseModel):
-    """One answer; there is always one."""
-
-    index: int = 0
-    message: Turn
-    finish_reason: str
+    def told(self) -> int | None:
+        """Returns how many of the likeliest tokens are told of; None where nothing is."""
+        return self.top_logprobs if self.logprobs else None
 
 
 class Usage(BaseModel):
@@ -88,96 +52,31 @@ class Usage(BaseModel):
         return cls(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
-class ChatAnswer(BaseModel):
-    """An answer; with ``stream`` it comes as events, ``chat.completion.chunk`` each, then ``[DONE]``."""
+class TokenShare(BaseModel):
+    """A token and its log-probability, in nats."""
 
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
+    token: str
+    logprob: float
+    bytes: list[int]
 
 
-class TranslateRequest(Request):
-    """A text to be translated."""
+class TokenLogprob(TokenShare):
+    """A token of an answer, with the likeliest ones at its place."""
 
-    text: Said
-    target_language: Literal["en", "zh"]
-    model: str | None = Field(None, description="By default the first translation model.")
+    top_logprobs: list[TokenShare]
 
 
-class TranslateAnswer(BaseModel):
-    """A translation."""
-
-    model: str
-    translation: str
-    finish_reason: str
+def shown(likely: Likely, tokenizer: Tokenizer) -> TokenLogprob:
+    """Returns how likely a token was, as OpenAI tells it."""
+    head = _share(likely.token_id, likely.logprob, tokenizer)
+    return TokenLogprob(**head, top_logprobs=[TokenShare(**_share(*each, tokenizer)) for each in likely.top])
 
 
-class ExtractRequest(Request):
-    """A text whose entities and triples are wanted."""
-
-    text: Said
-    model: str | None = Field(None, description="By default the first model that extracts.")
+# No number in JSON is less than any other: a token that could not come at all has this.
+_LEAST = -9999.0
 
 
-class FoundEntity(BaseModel):
-    """An entity, with its place in characters."""
-
-    text: str
-    type: str
-    start: int
-    end: int
-
-
-class FoundTriple(BaseModel):
-    """A fact."""
-
-    subject: str
-    relation: str
-    object: str
-
-
-class ExtractAnswer(BaseModel):
-    """Entities and facts of a text."""
-
-    model: str
-    entities: list[FoundEntity]
-    triples: list[FoundTriple]
-
-
-class PredictRequest(Request):
-    """Records of a model's task, each without its answer."""
-
-    model: str
-    records: list[dict[str, Any]] = Field(min_length=1, max_length=64)
-
-
-class PredictAnswer(BaseModel):
-    """What the model says of each record, as its task has it: a text, or what was found in each part of the record."""
-
-    model: str
-    artifact: str
-    task: str
-    answers: list[Any]
-
-
-class Error(BaseModel):
-    """What went wrong, as OpenAI says it."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorAnswer(BaseModel):
-    """The body of every answer whose status is an error."""
-
-    error: Error
-
-
-def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
-    """Returns an error in OpenAI's shape."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _share(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, str | float | list[int]]:
+    spelled = tokenizer.spelling(token)
+    text = spelled.decode("utf-8", "replace")
+    return {"token": text, "logprob": max(_LEAST, logprob), "bytes": list(spelled)}

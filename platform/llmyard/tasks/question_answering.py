@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llmyard.core.errors import DataError
 from llmyard.metrics.measure import Measure, by_group, mean
 from llmyard.tasks.config import QuestionAnswering
 from llmyard.tasks.knowledge_graph import OUTSIDE, tokens_of
+from llmyard.tasks.labelling import whole_end
 from llmyard.tasks.tagging import Tagging
 from llmyard.tasks.task import (
     BadExample,
     EncodedExample,
+    Entity,
     Form,
     Labels,
     Marked,
@@ -148,7 +151,7 @@ class ExtractedAnswers(_Answers, Tagging):
     Generation"; here the fact itself is the query).
     """
 
-    revision = 5
+    revision = 6
 
     def __init__(self, config: QuestionAnswering) -> None:
         self._config = config
@@ -159,8 +162,14 @@ class ExtractedAnswers(_Answers, Tagging):
         return {"entity_types": [ANSWER, EVIDENCE] if knows else [ANSWER], "relations": []}
 
     def inputs(self, record: Record, tokenizer: Tokenizer) -> list[Marked]:
-        """Returns question and context, in several windows where they are long."""
-        return [Marked(text) for text, _ in self._windows(record, tokenizer)]
+        """Returns question and context, in several windows where they are long; of one that is longer when it is read
+        by itself the end is left out, as in training.
+        """
+        texts, most = [text for text, _ in self._windows(record, tokenizer)], self._config.max_tokens
+        return [
+            Marked(text if len(item.ids) <= most else text[: whole_end(item.spans, most)])
+            for text, item in zip(texts, tokenizer.encode_with_spans(texts), strict=True)
+        ]
 
     def encode(
         self, records: Sequence[Record], tokenizer: Tokenizer, labels: Labels
@@ -245,11 +254,40 @@ class ExtractedAnswers(_Answers, Tagging):
 
     def prediction(self, record: Record, answer: Any) -> str:
         """Returns the likeliest span of all windows, "" where none is likelier than that there is none."""
-        spans = [entity for found in answer for entity in found["entities"] if entity["type"] == ANSWER]
-        best = max(spans, key=lambda entity: float(entity["score"]), default=None)
-        if best is None or (best["score"] <= 0 and not self._config.always_answers):
-            return ""
-        return str(best["text"])
+        best = self._best(answer)
+        return "" if best is None else str(best[1]["text"])
+
+    def located(self, record: Record, answer: Any, tokenizer: Tokenizer) -> Entity | None:
+        """Returns the answer with its place in the context; None where there is none."""
+        best = self._best(answer)
+        if best is None:
+            return None
+        window, span = best
+        facts, reading = self._read(record, answer, tokenizer)
+        _, shift = reading[window - facts]
+        start = int(span["start"]) + shift
+        return Entity(str(span["text"]), ANSWER, start, start + len(span["text"]), float(span["score"]))
+
+    def _best(self, answer: Any) -> tuple[int, Record] | None:
+        """Returns the likeliest answer, with the place of what was found it in."""
+        spans = [
+            (at, entity) for at, found in enumerate(answer) for entity in found["entities"] if entity["type"] == ANSWER
+        ]
+        best = max(spans, key=lambda each: float(each[1]["score"]), default=None)
+        if best is None or (best[1]["score"] <= 0 and not self._config.always_answers):
+            return None
+        return best
+
+    def _read(self, record: Record, answer: Any, tokenizer: Tokenizer) -> tuple[int, list[tuple[str, int]]]:
+        """Returns how many facts stand before the windows of the last reading, and these windows."""
+        for count in reversed(range(min(self._config.hops, len(answer)))):
+            facts = [found["entities"][0] for found in answer[:count] if len(found["entities"]) == 1]
+            if len(facts) < count or any(fact["type"] != EVIDENCE for fact in facts):
+                continue
+            windows = list(self._windows({**record, "read": facts}, tokenizer))
+            if len(windows) == len(answer) - count:
+                return count, windows
+        raise DataError("an answer is not one to this record", "give the record that was asked")
 
 
 def _tag(tags: list[int], tokens: Sequence[int], begins: int) -> None:

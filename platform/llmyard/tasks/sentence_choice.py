@@ -133,13 +133,14 @@ def passed_over(text: str, query: str, language: str, taken: Sequence[int], coun
     return sorted([*hard, *others[: count - len(hard)]])
 
 
-def joined(text: str, scores: Sequence[float], count: int, language: str) -> str:
-    """Returns the sentences with the highest scores, in the order of the text; one that repeats another is left out.
+def best_sentences(text: str, scores: Sequence[float], count: int, language: str) -> list[int]:
+    """Returns the places of the sentences with the highest scores, in the order of the text; one that repeats another
+    is left out.
 
     Args:
         text: Any.
         scores: Of its :func:`sentences`.
-        count: Sentences of the result at most.
+        count: Sentences at most.
         language: "zh" or another.
 
     Raises:
@@ -161,7 +162,7 @@ def joined(text: str, scores: Sequence[float], count: int, language: str) -> str
         kept.append(words)
         if len(taken) == count:
             break
-    return in_order(text, taken, language)
+    return sorted(taken)
 
 
 def nearest(text: str, query: str, language: str, count: int) -> str:

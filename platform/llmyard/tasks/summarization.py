@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,13 @@ from llmyard.tasks.focus import focused
 from llmyard.tasks.labelling import parts_of, whole_end
 from llmyard.tasks.sentence_choice import (
     COMMON,
+    best_sentences,
     fitting,
-    joined,
+    in_order,
     marked_sentences,
     nearest,
     passed_over,
+    sentences,
     summary_sentences,
 )
 from llmyard.tasks.tagging import Tagging
@@ -220,8 +223,30 @@ class ChosenSentences(Summaries, Tagging):
         """Returns the likeliest sentences, in the order of the text; "" for a case that was refused."""
         if not any(each["shares"] for each in answer):
             return ""
+        return in_order(self.read(record), self._chosen(record, answer, self._config.sentences), record["language"])
+
+    def spans(self, record: Record, answer: Any, count: int | None = None) -> list[tuple[int, int]]:
+        """Returns where in the record's text the likeliest sentences stand, in its order; one that is made of pieces
+        which do not stand together there is left out.
+
+        Args:
+            record: As asked.
+            answer: What was found.
+            count: Sentences at most; None takes the task's number.
+        """
+        text, read, at = str(record["text"]), self.read(record), 0
+        found = []
+        for place in self._chosen(record, answer, count or self._config.sentences):
+            said = read[slice(*sentences(read)[place])].split()  # of a long text only parts are read, in its order
+            stands = re.compile(r"\s*".join(map(re.escape, said))).search(text, at)
+            if stands is not None:
+                found.append(stands.span())
+                at = stands.end()
+        return found
+
+    def _chosen(self, record: Record, answer: Any, count: int) -> list[int]:
         scores = [float(each["shares"][CHOSEN]) for each in answer]
-        return joined(self.read(record), scores, self._config.sentences, record["language"])
+        return best_sentences(self.read(record), scores, count, record["language"])
 
 
 def _one_line(record: Record) -> str:

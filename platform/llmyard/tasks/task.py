@@ -53,6 +53,8 @@ class Decoding:
 
     With a ``json_schema`` nothing else than JSON that follows it is written. The four behind it hold an answer to a
     length, a language, and to words and runs of tokens that do not stand in it. ``end_tokens`` end it, by their names.
+    With a ``regex`` only what matches it is written. ``top_logprobs``: how likely each token was is told, and which so
+    many were the likeliest.
     """
 
     max_new_tokens: int = 128
@@ -65,6 +67,8 @@ class Decoding:
     forbidden: tuple[str, ...] = ()
     no_repeat: int = 0
     end_tokens: tuple[str, ...] = ()
+    regex: str | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

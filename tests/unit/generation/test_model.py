@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmyard.generation.engine import Unsupported
-from llmyard.generation.model import Model, whole
+from llmyard.generation.model import Model, Written, whole
 from llmyard.tasks.task import Decoding
 from llmyard.text.script import mostly_chinese
 
@@ -21,12 +21,12 @@ def models(tiny: Any) -> dict[str, Model]:
 
 
 def test_translates_both_ways(models: dict[str, Model]) -> None:
-    async def both() -> list[tuple[str, str, int]]:
+    async def both() -> list[Written]:
         model = models["translator"]
         return [await whole(model.translate(ENGLISH, "zh")), await whole(model.translate(CHINESE, "en"))]
 
-    (chinese, finish, _), (english, _, _) = asyncio.run(both())
-    assert (chinese, english, finish) == (CHINESE, ENGLISH, "stop")
+    chinese, english = asyncio.run(both())
+    assert (chinese.text, english.text, chinese.finish) == (CHINESE, ENGLISH, "stop")
 
 
 def test_finds_facts(models: dict[str, Model]) -> None:
@@ -40,15 +40,15 @@ def test_finds_facts(models: dict[str, Model]) -> None:
 
 
 def test_goes_on_writing(models: dict[str, Model]) -> None:
-    said, finish, _ = asyncio.run(whole(models["base"].complete("有一天", Decoding(60))))
-    assert (said, finish) == ("，马洛去了科拉镇。", "stop")
+    written = asyncio.run(whole(models["base"].complete("有一天", Decoding(60))))
+    assert (written.text, written.finish) == ("，马洛去了科拉镇。", "stop")
 
 
 def test_chat_takes_the_last_message_of_the_user(models: dict[str, Model]) -> None:
     turns = [("system", "be kind"), ("user", CHINESE), ("assistant", "no"), ("user", ENGLISH), ("assistant", "yes")]
     messages = [{"role": role, "content": content} for role, content in turns]
     model = models["translator"]
-    assert model.chat_prompt(messages) == model._translation_prompt(ENGLISH, "zh")
+    assert model.chat_prompt(messages) == model.translation_prompt(ENGLISH, "zh")
     assert models["base"].chat_prompt(messages) == models["base"].tokenizer.encode(ENGLISH)
     with pytest.raises(Unsupported, match="no message of the user"):
         model.chat_prompt(messages[:1])

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.core.storage import Storage
-from llmyard.serving import application
-from llmyard.serving.application import HubModel, Served, build, find, key_hashes
+from llmyard.serving.application import HubModel, Served, build, find, known_keys
+from llmyard.serving.config import Limits
+from llmyard.serving.keys import StoredKey
+from llmyard.serving.replica import Opening, Replica
 
 KEY = "ly-secret"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -26,6 +28,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def served(store: Any, hashes: Path, *models: str, **more: Any) -> dict[str, Any]:
     return {"models": list(models), "storage": store.storage.uri, "key_hash_files": [str(hashes)], **more}
+
+
+def client_of(models: Any) -> TestClient:
+    opening = Opening(tuple(models), ("named",), lambda: [StoredKey(HASH)], Limits(max_new_tokens=5))
+    return TestClient(Replica(opening).__serve_build_asgi_app__())
 
 
 @pytest.fixture
@@ -53,8 +60,7 @@ def test_the_deployment_has_the_options_that_a_config_may_override(tiny: Any, ha
 
 
 def test_a_replica_answers_with_the_models_and_asks_for_a_key(tiny: Any) -> None:
-    args = Served(models=("base",), max_new_tokens=5)
-    client = TestClient(application._api(find(("base",), tiny.store), [HASH], args)())
+    client = client_of(find(("base",), tiny.store))
     assert client.get("/health").status_code == 200
     assert client.get("/v1/models").status_code == 401
     told = client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()
@@ -96,7 +102,7 @@ def test_a_model_of_the_hub_is_pinned_and_loaded_from_what_was_fetched(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     (found,) = find((f"hub:org/zh-en@{COMMIT}",), tiny.store)
     assert found == HubModel("org/zh-en", COMMIT)
-    client = TestClient(application._api([found], [HASH], Served(models=("x",)))())
+    client = client_of([found])
     told = client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert [(model["id"], model["task"]) for model in told] == [("hub-org-zh-en", "translation")]
     assert (asked["model"], asked["revision"]) == ("org/zh-en", COMMIT)
@@ -129,7 +135,7 @@ def test_hashes_come_from_files_and_variables(hashes: Path, monkeypatch: pytest.
     other = "f" * 64
     monkeypatch.setenv("KEYS", f"{other}\n{HASH}")
     args = Served(models=("x",), key_hash_files=(str(hashes),), key_hash_variables=("KEYS",))
-    assert key_hashes(args) == [HASH, other]
+    assert [key.sha256 for key in known_keys(args)] == [HASH, other]
 
 
 @pytest.mark.parametrize(
@@ -138,14 +144,14 @@ def test_hashes_come_from_files_and_variables(hashes: Path, monkeypatch: pytest.
 def test_what_is_no_hash_is_refused_and_never_shown(text: str, said: str, hashes: Path) -> None:
     hashes.write_text(text, encoding="utf-8")
     with pytest.raises(RequestError, match=said) as refused:
-        key_hashes(Served(models=("x",), key_hash_files=(str(hashes),)))
+        known_keys(Served(models=("x",), key_hash_files=(str(hashes),)))
     assert "ly-a-key-itself" not in str(refused.value)
 
 
 def test_an_endpoint_without_keys_is_refused(hashes: Path) -> None:
     with pytest.raises(RequestError, match="name nothing"):
-        key_hashes(Served(models=("x",)))
+        known_keys(Served(models=("x",)))
     with pytest.raises(RequestError, match="cannot read"):
-        key_hashes(Served(models=("x",), key_hash_files=(f"{hashes}-gone",)))
+        known_keys(Served(models=("x",), key_hash_files=(f"{hashes}-gone",)))
     with pytest.raises(RequestError, match="LLMYARD_NOT_SET is not set"):
-        key_hashes(Served(models=("x",), key_hash_variables=("LLMYARD_NOT_SET",)))
+        known_keys(Served(models=("x",), key_hash_variables=("LLMYARD_NOT_SET",)))

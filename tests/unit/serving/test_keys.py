@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.core.storage import Storage
 from llmyard.serving import keys
+from llmyard.serving.rates import Rate
 
 
 def test_only_the_hash_is_kept_and_only_for_the_owner(tmp_path: Path) -> None:
@@ -35,9 +38,16 @@ def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    known = keys.hashes(Storage(str(tmp_path)))
-    assert len(set(made)) == len(set(known)) == 12
-    assert all(keys.is_known(key, known) for key in made)
+    kept = keys.hashes(Storage(str(tmp_path)))
+    assert len(set(made)) == len(set(kept)) == 12
+    assert {keys.hash_of(key) for key in made} == set(kept)
+
+
+def known(ring: keys.KeyRing, *given: str) -> list[str | None]:
+    async def ask() -> list[str | None]:
+        return [await ring.known(each) for each in given]
+
+    return asyncio.run(ask())
 
 
 def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +58,46 @@ def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
         return one == other
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    known = [keys.hash_of(each) for each in ("a", "b", "c")]
-    assert keys.is_known("a", known)
-    assert compared == known  # it does not stop at the first that fits
-    assert not keys.is_known("", known)
-    assert not keys.is_known(keys.hash_of("a"), known)
-    assert not keys.is_known("a", [])
+    hashes = [keys.hash_of(each) for each in ("a", "b", "c")]
+    ring = keys.KeyRing.of(hashes)
+    assert known(ring, "a") == hashes[:1]
+    assert compared == hashes  # it does not stop at the first that fits
+    assert known(ring, "", keys.hash_of("a")) == [None, None]
+    assert known(keys.KeyRing.of([]), "a") == [None]
+
+
+def test_keys_are_made_limited_and_revoked_without_a_restart(tmp_path: Path) -> None:
+    storage, now = Storage(str(tmp_path)), [time.time()]
+    ring = keys.KeyRing(lambda: keys.stored(storage), lambda: now[0])
+    key, other = keys.new_key(), keys.new_key()
+    assert known(ring, key) == [None]
+    keys.keep(storage, key, "nightly", Rate(requests=5), days=1)
+    now[0] += 2  # one that nobody knows is looked for again after a second
+    assert known(ring, key) == [keys.hash_of(key)]
+    assert ring.rate(keys.hash_of(key)) == Rate(requests=5)
+    assert ring.rate(keys.hash_of(other)) == Rate()
+    keys.revoke(storage, keys.hash_of(key))
+    now[0] += keys.FRESH_SECONDS + 1
+    assert known(ring, key) == [None]
+    keys.keep(storage, other, days=1)
+    now[0] += 2
+    assert known(ring, other) == [keys.hash_of(other)]
+    now[0] += 86_401
+    assert known(ring, other) == [None]
+
+
+def test_keys_that_cannot_be_read_again_stay(tmp_path: Path) -> None:
+    now, fails = [0.0], [False]
+
+    def read() -> list[keys.StoredKey]:
+        if fails[0]:
+            raise OSError("gone")
+        return [keys.StoredKey(keys.hash_of("a"))]
+
+    ring = keys.KeyRing(read, lambda: now[0])
+    assert known(ring, "a") == [keys.hash_of("a")]
+    fails[0], now[0] = True, 100.0
+    assert known(ring, "a", "b") == [keys.hash_of("a"), None]
 
 
 def test_a_key_is_revoked_by_the_beginning_of_its_hash(tmp_path: Path) -> None:

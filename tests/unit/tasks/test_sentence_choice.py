@@ -14,7 +14,8 @@ from llmyard.tasks.sentence_choice import (
     ASKED,
     COMMON,
     WORDS,
-    joined,
+    best_sentences,
+    in_order,
     marked_sentences,
     passed_over,
     sentences,
@@ -28,6 +29,10 @@ from llmyard.tokens.tokenizer import Tokenizer
 ENGLISH = "The grant was signed. Marl likes tea. The river rose by two metres. Nobody was hurt. The river fell again."
 CHINESE = "拨款已经签署。马洛喜欢喝茶。河水上涨了两米。没有人受伤。河水又落下了。"
 TEXTS = {"en": (ENGLISH, "What did the river do?"), "zh": (CHINESE, "河水怎么了？")}
+
+
+def joined(text: str, scores: list[float], count: int, language: str) -> str:
+    return in_order(text, best_sentences(text, scores, count, language), language)
 
 
 @pytest.mark.parametrize("language", TEXTS)

@@ -80,7 +80,7 @@ def test_translation_has_one_template(world: SmallWorld, tokenizer: Tokenizer) -
         assert tokenizer.decode(prefix) == record["source"]
         unanswered = {key: value for key, value in record.items() if key != "target"}
         assert prefix == TRANSLATION.prompt(unanswered, tokenizer)  # evaluation
-        assert prefix == model._translation_prompt(record["source"], record["target_language"])  # serving
+        assert prefix == model.translation_prompt(record["source"], record["target_language"])  # serving
         assert (example.labels, example.pairs) == (None, ())
 
 

@@ -1,0 +1,154 @@
+"""What is counted of an endpoint, in the names that monitoring of model servers uses."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llmyard.generation.engine import Delta, Stats
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+COUNTS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: Of it.
+        kind: Of it.
+        description: What is counted.
+        tags: That tell one series from another.
+        bounds: Of a histogram's buckets.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    description: str
+    tags: tuple[str, ...]
+    bounds: tuple[float, ...] = ()
+
+
+_HERE, _ASKED = ("model",), ("model", "route")
+_FIRST, _GAP = "From a request to its first token.", "From a token to the next, the mean of an answer."
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("llmyard_requests_total", "counter", "Requests answered, by status.", ("route", "status")),
+        Metric("llmyard_request_seconds", "histogram", "From a request to the end of its answer.", ("route",), SECONDS),
+        Metric("llmyard_time_to_first_token_seconds", "histogram", _FIRST, _ASKED, SECONDS),
+        Metric("llmyard_inter_token_seconds", "histogram", _GAP, _ASKED, SECONDS),
+        Metric("llmyard_prompt_tokens_total", "counter", "Tokens read in prompts.", _ASKED),
+        Metric("llmyard_generation_tokens_total", "counter", "Tokens written.", _ASKED),
+        Metric("llmyard_prompt_tokens", "histogram", "Tokens of a prompt.", _ASKED, COUNTS),
+        Metric("llmyard_generation_tokens", "histogram", "Tokens of an answer.", _ASKED, COUNTS),
+        Metric("llmyard_finished_total", "counter", "Answers ended, by reason.", ("model", "route", "reason")),
+        Metric("llmyard_requests_running", "gauge", "Answers being written.", _HERE),
+        Metric("llmyard_requests_waiting", "gauge", "Requests that wait for the engine.", _HERE),
+        Metric("llmyard_kv_cache_bytes", "gauge", "Bytes of keys and values that the engine holds.", _HERE),
+    )
+}  # fmt: skip
+
+
+class Meter(Protocol):
+    """Takes what is counted to where it is looked at."""
+
+    def count(self, name: str, amount: float, tags: Mapping[str, str]) -> None:
+        """Adds to a counter."""
+
+    def observe(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Puts a value into a histogram."""
+
+    def set(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Sets a gauge."""
+
+
+class Unwatched:
+    """Counts nothing."""
+
+    def count(self, name: str, amount: float, tags: Mapping[str, str]) -> None:
+        """Does nothing."""
+
+    def observe(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Does nothing."""
+
+    def set(self, name: str, value: float, tags: Mapping[str, str]) -> None:
+        """Does nothing."""
+
+
+@dataclass(slots=True)
+class Asking:
+    """The request that is being answered.
+
+    Attributes:
+        id: Told to who asked, and in the log.
+        route: Its path.
+        key: Hash of the key it came with, "" without one.
+        began: Seconds, monotonic.
+    """
+
+    id: str
+    route: str
+    key: str
+    began: float
+
+
+_asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
+
+
+def asking() -> Asking:
+    """Returns the request that is being answered."""
+    return _asking.get() or Asking("", "", "", time.monotonic())
+
+
+@contextlib.contextmanager
+def being(request: Asking) -> Iterator[None]:
+    """Makes a request the one that is being answered, inside the block."""
+    token = _asking.set(request)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
+
+
+async def watched(
+    deltas: AsyncGenerator[Delta], meter: Meter, model: str, prompt_tokens: int, request: Asking
+) -> AsyncGenerator[Delta]:
+    """Yields an answer and counts it: when its tokens came, how many they were, why it ended."""
+    tags = {"model": model, "route": request.route}
+    meter.count("llmyard_prompt_tokens_total", prompt_tokens, tags)
+    meter.observe("llmyard_prompt_tokens", prompt_tokens, tags)
+    written, first, last, reason = 0, 0.0, request.began, "aborted"
+    try:
+        async with contextlib.aclosing(deltas):
+            async for delta in deltas:
+                if delta.token_ids:
+                    last = time.monotonic()
+                    if not written:
+                        first = last
+                        meter.observe("llmyard_time_to_first_token_seconds", first - request.began, tags)
+                    written += len(delta.token_ids)
+                reason = delta.finish or reason
+                yield delta
+    except Exception:
+        reason = "error"
+        raise
+    finally:
+        if written > 1:  # once an answer: a histogram costs more than a token
+            meter.observe("llmyard_inter_token_seconds", (last - first) / (written - 1), tags)
+        meter.count("llmyard_generation_tokens_total", written, tags)
+        meter.observe("llmyard_generation_tokens", written, tags)
+        meter.count("llmyard_finished_total", 1, {**tags, "reason": reason})
+
+
+def tell(meter: Meter, model: str, stats: Stats) -> None:
+    """Tells what an engine is doing now."""
+    tags = {"model": model}
+    meter.set("llmyard_requests_running", stats.running, tags)
+    meter.set("llmyard_requests_waiting", stats.waiting, tags)
+    meter.set("llmyard_kv_cache_bytes", stats.kv_cache_bytes, tags)
