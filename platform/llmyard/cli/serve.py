@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,6 +15,9 @@ from llmyard.cli.messages import say
 from llmyard.cli.shell import Shell
 from llmyard.core.artifacts import Artifact, ArtifactStore
 from llmyard.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from llmyard.serving.config import Scale
 
 
 def find_models(store: ArtifactStore, names: Sequence[str]) -> list[Artifact]:
@@ -33,7 +38,30 @@ def find_models(store: ArtifactStore, names: Sequence[str]) -> list[Artifact]:
     return list(found.values())
 
 
-def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_key: bool, storage: str | None) -> None:
+def scale_of(replicas: str) -> Scale:
+    """Returns how many replicas are meant by ``N`` or ``LEAST-MOST``.
+
+    Raises:
+        RequestError: It is neither.
+    """
+    from llmyard.serving.config import Scale
+
+    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", replicas)
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if most < max(1, least):
+        raise RequestError(f"--replicas {replicas}", "give N, or LEAST-MOST such as 1-4; at most 0 may be the least")
+    return Scale(least=least, most=most, tries=1)  # a checkpoint that does not load here will not the next time either
+
+
+def serve_models(
+    shell: Shell,
+    names: Sequence[str],
+    address: tuple[str, int],
+    new_key: bool,
+    index: str | None,
+    replicas: str,
+    storage: str | None,
+) -> None:
     """Serves until interrupted."""
     from llmyard.cli.jobs import check_space
     from llmyard.runtime.session import session
@@ -42,15 +70,18 @@ def serve_models(shell: Shell, names: Sequence[str], host: str, port: int, new_k
     from llmyard.serving.endpoint import require_free, serving
     from llmyard.serving.replica import Opening
 
+    scale = scale_of(replicas)
     store = shell.store(storage)
     models = find_models(store, names)
+    passages = None if index is None else store.get(index, "index")
+    host, port = address
     require_free(host, port)
     known = keys.hashes(store.storage)
     key = keys.new_key() if new_key or not known else None
     if key is not None:
         check_space(store.storage)
-    config = Endpoint(models=tuple(model.reference for model in models), host=host, port=port)
-    opening = Opening(tuple(models), tuple(names), partial(keys.stored, store.storage), config.limits)
+    config = Endpoint(models=tuple(model.reference for model in models), host=host, port=port, scale=scale)
+    opening = Opening(tuple(models), tuple(names), partial(keys.stored, store.storage), config.limits, passages)
     typer.echo(say("starting_ray"))
     with session(), serving(config, opening) as url:
         if key is not None:

@@ -52,7 +52,11 @@ class Model:
     @classmethod
     def load(cls, artifact: Artifact, threads: int | None = None) -> Model:
         """Returns the model of a checkpoint; its files are verified first."""
-        engine = engine_of(artifact, threads)
+        return cls.of(artifact, engine_of(artifact, threads))
+
+    @classmethod
+    def of(cls, artifact: Artifact, engine: QueueingEngine) -> Model:
+        """Returns the model of a checkpoint that an engine has loaded."""
         task = task_of_checkpoint(artifact)
         decoding = task.decoding(labels_of(artifact)) if task is not None else Decoding()
         config = artifact.details.get("task_config")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from llmyard.core.errors import LlmyardError
 from llmyard.generation.engine import Engine, GenerateRequest
 from llmyard.generation.likelihoods import forced
-from llmyard.tasks.task import Annotation, Marked
+from llmyard.tasks.task import Annotation, Decoding, Marked
 
 NEAR = 1e-3  # logits: two tokens so close are as good as equally likely; sums in another order decide between them
 
@@ -75,6 +75,25 @@ def parity(engine: Engine, model: Any, prompts: Sequence[Sequence[int]], new_tok
     return Parity(len(prompts), tokens, near, tuple(differing))
 
 
+def is_near_tie(engine: Engine, model: Any, prompt: Sequence[int], decoding: Decoding) -> bool:
+    """Returns whether an answer has a place at which the two likeliest tokens lie within :data:`NEAR`: there another
+    batch may take the other one, and go on otherwise from there.
+
+    Args:
+        engine: That answers.
+        model: In evaluation mode, on the CPU; not the engine's own object.
+        prompt: Token ids.
+        decoding: How the answer is written.
+    """
+    request = GenerateRequest("near", prompt, **asdict(decoding))
+    (answer,) = asyncio.run(_answered_as(engine, [request]))
+    if not answer:
+        return False
+    with torch.inference_mode():
+        best = forced(model, [prompt], [answer], 0, torch.device("cpu"))[0].float().topk(2).values
+    return bool(((best[:, 0] - best[:, 1]) < NEAR).any())
+
+
 def parity_of_labels(engine: Any, other: Any, texts: Sequence[Marked], at_once: int = 16) -> Parity:
     """Returns how an engine labels texts in batches, compared to another one that reads each alone.
 
@@ -99,18 +118,23 @@ def _without_scores(found: Annotation) -> Any:
 
 
 async def _answered(engine: Engine, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    requests = [GenerateRequest(f"parity-{number}", prompt, new_tokens) for number, prompt in enumerate(prompts)]
+    return await _answered_as(engine, requests)
+
+
+async def _answered_as(engine: Engine, requests: Sequence[GenerateRequest]) -> list[list[int]]:
     """Returns the tokens of each answer, with the one that ended it."""
     end_id = engine.tokenizer.end_id  # type: ignore[attr-defined]
 
-    async def ask(number: int, prompt: Sequence[int]) -> list[int]:
+    async def ask(request: GenerateRequest) -> list[int]:
         ids: list[int] = []
-        async for delta in engine.generate(GenerateRequest(f"parity-{number}", prompt, new_tokens)):
+        async for delta in engine.generate(request):
             ids += delta.token_ids
             if delta.finish == "stop":
                 ids.append(end_id)
         return ids
 
-    return await asyncio.gather(*(ask(number, prompt) for number, prompt in enumerate(prompts)))
+    return await asyncio.gather(*map(ask, requests))
 
 
 @torch.inference_mode()

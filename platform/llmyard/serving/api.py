@@ -10,13 +10,15 @@ from dataclasses import replace
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 
+from llmyard.core.errors import RequestError
 from llmyard.generation.model import Model
 from llmyard.serving.admission import TokenBudget
-from llmyard.serving.config import Limits
+from llmyard.serving.canary import Split
+from llmyard.serving.config import Canary, Limits
 from llmyard.serving.guarded_engine import GuardedEngine, Terms
 from llmyard.serving.keys import KeyRing
 from llmyard.serving.limits import BodyLimit, Door, Unbroken
-from llmyard.serving.models import Models, Origin
+from llmyard.serving.models import Models, Origin, task_name
 from llmyard.serving.openai_routes import add_openai_routes
 from llmyard.serving.playground_files import PLAYGROUND_PATHS, add_playground
 from llmyard.serving.policy import HarmfulWords, Policy
@@ -37,6 +39,7 @@ def build_api(
     limits: Limits | None = None,
     *,
     origins: Sequence[Origin] = (),
+    canaries: Sequence[tuple[Canary, Model]] = (),
     passages: Passages | None = None,
     meter: Meter | None = None,
     lease: Lease | None = None,
@@ -48,6 +51,7 @@ def build_api(
         keys: Who may ask.
         limits: What is taken; None for the usual.
         origins: Where each model comes from; none where that is not told.
+        canaries: New versions that answer a share of the requests to some of the models.
         passages: That questions without a text are answered from.
         meter: Where requests are counted; None counts nothing.
         lease: Asks for a portion of a key's limit; None: this is the only replica.
@@ -61,7 +65,7 @@ def build_api(
         Leases(lease or _own_lease()), keys.rate,
     )  # fmt: skip
     named = Models(models, origins)
-    guarded = named.changed(lambda model: replace(model, engine=GuardedEngine(model.engine, model.name, terms)))
+    guarded = _guarded(named, canaries, terms)
     service = Service(guarded, limits.max_new_tokens, passages, policies)
     # No /docs: FastAPI's page loads its scripts from elsewhere. The document itself is at /openapi.json.
     api = FastAPI(
@@ -93,6 +97,31 @@ def build_api(
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, seconds=limits.body_seconds)
     api.add_middleware(Door, open_paths=OPEN_PATHS, keys=keys, route_of=_route_of(api), meter=meter)
     return api
+
+
+def _guarded(named: Models, canaries: Sequence[tuple[Canary, Model]], terms: Terms) -> Models:
+    """Returns models that take on no more than the terms allow, new versions beside some of them."""
+    splits: dict[str, Split] = {}
+    shared = {canary.beside for canary, _ in canaries}
+
+    def guarded(model: Model, name: str, *, of_canary: bool) -> Model:
+        def note(seconds: float, failed: bool) -> None:
+            splits[name].note(of_canary=of_canary, seconds=seconds, failed=failed)
+
+        counted = model.reference.rpartition("/")[2] if of_canary else name
+        engine = GuardedEngine(model.engine, counted, terms, note if name in shared else None)
+        return replace(model, name=name, engine=engine)
+
+    models = named.changed(lambda model: guarded(model, model.name, of_canary=False), splits)
+    for config, model in canaries:
+        champion = models.named(config.beside)
+        if task_name(model) != task_name(champion):
+            raise RequestError(
+                f"{model.reference} is made for {task_name(model)}, {champion.reference} for {task_name(champion)}",
+                "a canary answers what the model beside it does",
+            )
+        splits[config.beside] = Split(champion, guarded(model, config.beside, of_canary=True), config)
+    return models
 
 
 def _own_lease() -> Lease:

@@ -18,7 +18,7 @@ from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.config import Config
 from llmyard.core.errors import RequestError
 from llmyard.core.storage import Storage
-from llmyard.serving.config import Limits, Scale
+from llmyard.serving.config import Canary, Limits, Scale
 from llmyard.serving.hub_model import HUB, HubModel, pinned
 from llmyard.serving.keys import StoredKey
 from llmyard.serving.rates import Rate
@@ -44,6 +44,7 @@ class Served(Config):
     )
     key_hash_variables: tuple[str, ...] = Field((), description="Environment variables that hold such lines.")
     index: str | None = Field(None, description="`name[@version]` of an index, for questions without a text.")
+    canaries: tuple[Canary, ...] = Field((), description="New versions that answer a share of the requests.")
     limits: Limits = Limits()
     scale: Scale = Scale()
     revision: str = Field("", description="Any text: another one builds anew, so aliases and keys are read again.")
@@ -61,7 +62,12 @@ def build(args: Served) -> "Application":
     known_keys(args)  # a wrong file is told now, by the controller
     store = ArtifactStore(Storage.resolve(args.storage))
     index = None if args.index is None else store.get(args.index, "index")
-    opening = Opening(tuple(find(args.models, store)), args.models, lambda: known_keys(args), args.limits, index)
+    found = find((*args.models, *(canary.model for canary in args.canaries)), store)
+    models, canaries = found[: len(args.models)], found[len(args.models) :]
+    opening = Opening(
+        tuple(models), args.models, lambda: known_keys(args), args.limits, index,
+        tuple(zip(args.canaries, canaries, strict=True)),
+    )  # fmt: skip
     application: Application = deployment(opening, args.scale)
     return application
 

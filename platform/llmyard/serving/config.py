@@ -23,6 +23,17 @@ class Limits(Config):
     harmful_words: Toxicity | None = Field(None, description="Lists of words that are neither taken nor written.")
 
 
+class Canary(Config):
+    """A new version that answers a share of the requests to a model, until it does worse."""
+
+    model: str = Field(description="The new version, named as the others.")
+    beside: str = Field(description="Name of the model of this endpoint whose requests it shares.")
+    weight: float = Field(0.1, gt=0, le=1, description="Share of the requests.")
+    least_requests: int = Field(50, ge=1, description="So many must have been answered before it is judged.")
+    most_failing: float = Field(0.02, ge=0, le=1, description="Share of failures more than the old version's.")
+    most_slower: float = Field(1.5, gt=0, description="Times as long as the old version a token may take.")
+
+
 class Scale(Config):
     """How many replicas an endpoint has. Each holds all models, and computes with its own CPUs."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from llmyard.core.errors import RequestError
 from llmyard.generation.engine import Capabilities, Delta, Engine, GenerateRequest, Stats
 from llmyard.serving.admission import TokenBudget
 from llmyard.serving.policy import Policy, passed
@@ -51,10 +53,13 @@ class GuardedEngine:
         engine: That answers.
         name: Of the model.
         terms: Of the endpoint.
+        note: Is told of each request how many seconds a token of it took, and whether it failed by a fault of ours.
     """
 
-    def __init__(self, engine: Engine, name: str, terms: Terms) -> None:
-        self._engine, self._name, self._terms = engine, name, terms
+    def __init__(
+        self, engine: Engine, name: str, terms: Terms, note: Callable[[float, bool], None] | None = None
+    ) -> None:
+        self._engine, self._name, self._terms, self._note = engine, name, terms, note
 
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
@@ -126,13 +131,24 @@ class GuardedEngine:
         rate = terms.rate_of(key)
         if terms.leases is not None:
             await terms.leases.take(key, rate, tokens)
-        used = _Used(tokens)
+        used, began = _Used(tokens), time.monotonic()
         try:
             with terms.budget.admitted(tokens):
-                yield used
+                try:
+                    yield used
+                except Exception as error:
+                    self._tell(began, used.tokens, error)
+                    raise
+                self._tell(began, used.tokens, None)
         finally:
             if terms.leases is not None:
                 terms.leases.give_back(key, rate, tokens - used.tokens)
+
+    def _tell(self, began: float, tokens: int, error: Exception | None) -> None:
+        """Tells of a request that has ended; what its caller did wrong is no fault of the model."""
+        if self._note is None or isinstance(error, RequestError):
+            return
+        self._note((time.monotonic() - began) / max(1, tokens), error is not None)
 
 
 @dataclass(slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from llmyard.generation.model import Model
+from llmyard.serving.canary import Split
 from llmyard.serving.refusals import Refused
 
 CONVERSING = ("dialogue", "instruction", "preference")
@@ -35,9 +37,15 @@ class Models:
     Args:
         models: Loaded.
         origins: Of each model; none where nothing is known of any.
+        splits: Of names under which two versions answer.
     """
 
-    def __init__(self, models: Sequence[Model], origins: Sequence[Origin] = ()) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        origins: Sequence[Origin] = (),
+        splits: Mapping[str, Split] = MappingProxyType({}),
+    ) -> None:
         count = Counter(model.name for model in models)
         named = [
             replace(model, name=model.reference.rpartition("/")[2]) if count[model.name] > 1 else model
@@ -46,18 +54,20 @@ class Models:
         self._models = {model.name: model for model in named}
         told = origins or [Origin()] * len(named)
         self._origins = {model.name: origin for model, origin in zip(named, told, strict=True)}
+        self._splits = splits
 
-    def changed(self, change: Callable[[Model], Model]) -> Models:
-        """Returns these models, each changed but for its name."""
-        return Models([change(model) for model in self.all()], [self._origins[model.name] for model in self.all()])
+    def changed(self, change: Callable[[Model], Model], splits: Mapping[str, Split]) -> Models:
+        """Returns these models, each changed but for its name, and two versions under some names."""
+        origins = [self._origins[model.name] for model in self.all()]
+        return Models([change(model) for model in self.all()], origins, splits)
 
     def all(self) -> list[Model]:
         """Returns the models in the order given."""
         return list(self._models.values())
 
     def named(self, name: str) -> Model:
-        """Returns a model by name; refuses an unknown one with 404."""
-        model = self._models.get(name)
+        """Returns a model by name, of two versions either; refuses an unknown one with 404."""
+        model = self._splits[name].choose() if name in self._splits else self._models.get(name)
         if model is None:
             raise Refused(404, f"there is no model {name!r}; there is: {', '.join(self._models)}", code=_NOT_FOUND)
         return model
@@ -72,11 +82,12 @@ class Models:
         for task in tasks:
             for model in self.all():
                 if task_name(model) == task:
-                    return model
+                    return self.named(model.name)
         raise Refused(404, f"no model here is made for {tasks[0]}", code=_NOT_FOUND)
 
     def about(self, model: Model) -> dict[str, Any]:
-        """Returns what a list of models says of one."""
+        """Returns what a list of models says of one; of two versions under a name of the old one."""
+        model = self._models[model.name]
         able, origin = model.engine.capabilities(), self._origins[model.name]
         return {
             "id": model.name,
@@ -90,7 +101,15 @@ class Models:
             "task_config": model.task_config,
             "writes": able.generates,
             "engine": able.engine,
+            **self._canary(model.name),
         }
+
+    def _canary(self, name: str) -> dict[str, Any]:
+        split = self._splits.get(name)
+        if split is None:
+            return {}
+        told = {"artifact": split.canary.reference, "weight": split.weight, "left_because": split.left_because}
+        return {"canary": told}
 
     def lineage(self, model: Model) -> list[dict[str, Any]]:
         """Returns a model and all it was made from."""

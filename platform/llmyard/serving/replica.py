@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmyard.core.artifact import Artifact
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import LlmyardError
-from llmyard.serving.config import Limits, Scale
+from llmyard.serving.config import Canary, Limits, Scale
 from llmyard.serving.hub_model import HubModel
 from llmyard.serving.keys import KeyRing, StoredKey
 from llmyard.serving.models import Origin
@@ -40,6 +40,7 @@ class Opening:
         keys: Returns who may ask; called again and again.
         limits: What is taken.
         index: That questions without a text are answered from; None for none.
+        canaries: New versions that answer a share of the requests.
     """
 
     models: tuple[Artifact | HubModel, ...]
@@ -47,6 +48,7 @@ class Opening:
     keys: Callable[[], Sequence[StoredKey]]
     limits: Limits = field(default_factory=Limits)
     index: Artifact | None = None
+    canaries: tuple[tuple[Canary, Artifact | HubModel], ...] = ()
 
 
 class Replica:
@@ -60,8 +62,9 @@ class Replica:
         from llmyard.generation.model import Model
 
         threads, self._opening = _cpus(), opening
-        artifacts = [each.fetched() if isinstance(each, HubModel) else each for each in opening.models]
+        artifacts = [_fetched(each) for each in opening.models]
         self._models: list[Model] = [Model.load(each, threads) for each in artifacts]
+        self._canaries = [(config, Model.load(_fetched(each), threads)) for config, each in opening.canaries]
         self._origins = [origin_of(*each) for each in zip(artifacts, opening.names, strict=True)]
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -73,13 +76,17 @@ class Replica:
         opening = self._opening
         passages = None if opening.index is None else Passages(opening.index.local())
         return build_api(
-            self._models, KeyRing(opening.keys), opening.limits, origins=self._origins, passages=passages,
-            meter=RayMeter(), lease=_shared_lease(),
+            self._models, KeyRing(opening.keys), opening.limits, origins=self._origins,
+            canaries=self._canaries, passages=passages, meter=RayMeter(), lease=_shared_lease(),
         )  # fmt: skip
 
     def check_health(self) -> None:
         """Raises LlmyardError where an engine has ended: Serve then puts another replica in this one's place."""
         check_engines(self._models)
+
+
+def _fetched(model: Artifact | HubModel) -> Artifact:
+    return model.fetched() if isinstance(model, HubModel) else model
 
 
 def check_engines(models: Sequence[Model]) -> None:

@@ -25,6 +25,7 @@ from llmyard.stages.evaluation_report import pages
 from llmyard.stages.origins import training_of
 from llmyard.stages.perplexity import perplexity
 from llmyard.stages.probing import content, figures, probed
+from llmyard.stages.proof import proven
 from llmyard.stages.registering import register
 from llmyard.stages.stage import Made, Making
 
@@ -157,5 +158,6 @@ def make(config: Evaluate, making: Making) -> Made:
     if live is not None:
         details["endpoint"] = live.about()
     if config.register_as is not None and checkpoint is not None:
+        details["parity"] = proven(checkpoint, checkpoint, config, making)
         details["registered"] = register(config.register_as, making, checkpoint, metrics)
     return Made(metrics, details)

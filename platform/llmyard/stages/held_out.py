@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmyard.core.artifacts import Artifact, ArtifactStore
@@ -11,9 +13,19 @@ from llmyard.stages.config import Evaluate
 from llmyard.stages.origins import training_of
 
 if TYPE_CHECKING:
+    from llmyard.stages.asked import Asked
+    from llmyard.tasks.task import Record, Task
     from llmyard.tokens.tokenizer import Tokenizer
 
 _BEGINNING = 32  # tokens of a held-out document that a base model goes on from
+
+
+def _cases(asked: Asked, task: Task, split: str) -> Iterator[Record]:
+    from llmyard.sources.examples import plan_examples
+
+    for unit in plan_examples(asked.data, split):
+        for record in asked.records(asdict(unit), task):
+            yield from task.cases(record)
 
 
 @dataclass(frozen=True)
@@ -61,19 +73,32 @@ class HeldOut:
             raise RequestError(f"split {split!r} of {self.checkpoint.reference} has nothing to ask", "name another")
         return found
 
+    def cases(self, wanted: int) -> tuple[Task, list[Record]]:
+        """Returns the task and its first ``wanted`` cases, or all where there are fewer; none of a base model, and of
+        one that is asked in plain text.
+        """
+        from llmyard.stages.asked import Asked
+
+        assert self.questions is not None
+        asked = Asked.of(self.checkpoint, self.questions)
+        task = asked.task()
+        return task, list(islice(_cases(asked, task, self.questions.splits[0]), wanted))
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the checkpoint is asked as it was taught: as an endpoint asks it."""
+        return self.questions is not None and self.questions.task is None
+
     def _asked(self, questions: Evaluate, tokenizer: Tokenizer, wanted: int) -> list[Any]:
-        from llmyard.sources.examples import plan_examples
         from llmyard.stages.asked import Asked
 
         asked = Asked.of(self.checkpoint, questions)
         task = asked.task()
         found: list[Any] = []
-        for unit in plan_examples(asked.data, questions.splits[0]):
-            for record in asked.records(asdict(unit), task):
-                for case in task.cases(record):
-                    found += [task.prompt(case, tokenizer)] if task.output == "text" else task.inputs(case, tokenizer)
-                if len(found) >= wanted:
-                    return found[:wanted]
+        for case in _cases(asked, task, questions.splits[0]):
+            found += [task.prompt(case, tokenizer)] if task.output == "text" else task.inputs(case, tokenizer)
+            if len(found) >= wanted:
+                return found[:wanted]
         return found
 
     def _beginnings(self, wanted: int, tokens: int) -> list[Any]:

@@ -22,6 +22,7 @@ from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import LlmyardError
 from llmyard.core.storage import Storage
 from llmyard.serving import keys
+from llmyard.serving.replica import Opening
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -157,12 +158,12 @@ def test_one_model_is_not_served_twice(capsys: pytest.CaptureFixture[str], tiny:
 def test_a_key_is_stored_once_the_endpoint_is_up_only(
     capsys: pytest.CaptureFixture[str], tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
+    asked: list[Opening] = []
     before = set(keys.hashes(tiny.store.storage))  # other tests serve from this store too
 
     @contextlib.contextmanager
-    def serving(config: object, models: object, hashes: list[str]) -> Iterator[str]:
-        asked.append(hashes)
+    def serving(config: object, opening: Opening) -> Iterator[str]:
+        asked.append(opening)
         assert set(keys.hashes(tiny.store.storage)) == before
         if len(asked) == 1:
             raise LlmyardError("the endpoint did not start: no weights", "mend it")
@@ -180,12 +181,38 @@ def test_a_key_is_stored_once_the_endpoint_is_up_only(
     assert main(command) == 130
     (stored,) = set(keys.hashes(tiny.store.storage)) - before
     said = capsys.readouterr()
-    assert (
-        keys.hash_of(next(word for word in said.out.split() if word.startswith(keys.PREFIX))) == stored == asked[1][-1]
-    )
+    assert keys.hash_of(next(word for word in said.out.split() if word.startswith(keys.PREFIX))) == stored
+    assert stored in {key.sha256 for key in asked[1].keys()}  # noqa: SIM118 (read anew)
     assert "interrupted" in said.err
     assert main(["keys", "revoke", stored[:12], *command[3:]]) == 0
     assert set(keys.hashes(tiny.store.storage)) == before
+
+
+def test_a_key_is_made_with_its_limits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ["--storage", str(tmp_path)]
+    more = ["--name", "夜间任务", "--requests", "60", "--days", "7"]
+    assert main(["keys", "make", *more, *where, "--json"]) == 0
+    made = last_json(capsys.readouterr().out)
+    assert main(["keys", "list", *where, "--json"]) == 0
+    (row,) = last_json(capsys.readouterr().out)["keys"]
+    assert (row["name"], row["requests_per_minute"], row["key"]) == ("夜间任务", 60, made["hash"])
+    assert keys.hash_of(made["key"]).startswith(made["hash"])
+    assert row["expires"] > row["created"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "found"), [("1", (1, 1)), ("0-2", (0, 2)), ("2-4", (2, 4)), ("0", None), ("3-2", None), ("x", None)]
+)
+def test_replicas_are_a_number_or_bounds(replicas: str, found: tuple[int, int] | None) -> None:
+    from llmyard.cli.serve import scale_of
+    from llmyard.core.errors import RequestError
+
+    if found is None:
+        with pytest.raises(RequestError, match="LEAST-MOST"):
+            scale_of(replicas)
+    else:
+        scale = scale_of(replicas)
+        assert (scale.least, scale.most) == found
 
 
 def test_a_failed_doctor_prints_one_object_with_its_checks(

@@ -8,7 +8,7 @@ export function failureView(failure) {
   const view = make("div", { class: "failure", role: "alert" });
   view.append(make("strong", { text: known ? failure.kind : "failed_page" }));
   // What is said of a key is for those who write requests by hand.
-  if (failure.message && failure.kind !== "failed_key") view.append(make("p", { class: "said" }, failure.message));
+  if (failure.message && failure.kind !== "failed_key") view.append(make("p", { class: "said", lang: "en" }, failure.message));
   if (failure.retryAfter !== null && known) view.append(countdown(failure.retryAfter));
   return view;
 }

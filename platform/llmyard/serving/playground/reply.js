@@ -32,7 +32,7 @@ export class Reply {
     if (!content) return;
     this.first ??= performance.now() - this.began;
     this.content += content;
-    this.body.lang = langOf(this.content);
+    if (this.content.length < 200) this.body.lang = langOf(this.content); // by then it is known
     this.body.append(content);
   }
 
