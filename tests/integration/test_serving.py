@@ -72,9 +72,7 @@ def listening(port: int) -> set[str]:
 @pytest.mark.usefixtures("shared_ray")
 def test_an_endpoint_from_checkpoints(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
     port, models = free_port(), [tiny.store.get(name, "checkpoint") for name in ("triples", "translator", "base")]
-    config = Endpoint(
-        models=tuple(model.reference for model in models), port=port, limits=Limits(max_new_tokens=100)
-    )
+    config = Endpoint(models=tuple(model.reference for model in models), port=port, limits=Limits(max_new_tokens=100))
     with serving(config, opening(models, config)) as url:
         assert url == f"http://127.0.0.1:{port}"
         assert listening(port) == {"127.0.0.1"}

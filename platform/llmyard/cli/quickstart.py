@@ -43,10 +43,11 @@ def run_quickstart(
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
-    from llmyard.serving.endpoint import serving
+    from llmyard.serving.endpoint import serving, set_environment
     from llmyard.serving.replica import Opening
 
     console = shell.console()
+    set_environment()
     console.print(say("starting_ray"), highlight=False)
     with session():  # one Ray for the job and the endpoint
         result = run_job(shell, ready_job(JOB), overrides, None, storage, force)

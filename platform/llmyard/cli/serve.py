@@ -60,6 +60,7 @@ def serve_models(
     new_key: bool,
     index: str | None,
     replicas: str,
+    haproxy: bool,
     storage: str | None,
 ) -> None:
     """Serves until interrupted."""
@@ -67,7 +68,7 @@ def serve_models(
     from llmyard.runtime.session import session
     from llmyard.serving import keys
     from llmyard.serving.config import Endpoint
-    from llmyard.serving.endpoint import require_free, serving
+    from llmyard.serving.endpoint import require_free, serving, set_environment
     from llmyard.serving.replica import Opening
 
     scale = scale_of(replicas)
@@ -82,6 +83,7 @@ def serve_models(
         check_space(store.storage)
     config = Endpoint(models=tuple(model.reference for model in models), host=host, port=port, scale=scale)
     opening = Opening(tuple(models), tuple(names), partial(keys.stored, store.storage), config.limits, passages)
+    set_environment(haproxy=haproxy)
     typer.echo(say("starting_ray"))
     with session(), serving(config, opening) as url:
         if key is not None:

@@ -15,6 +15,23 @@ from llmyard.serving.config import Endpoint
 from llmyard.serving.replica import APPLICATION, Opening, deployment
 
 
+def set_environment(*, haproxy: bool = False) -> None:
+    """Sets what Serve's processes read from their environment, which they inherit from Ray: before it starts.
+
+    Args:
+        haproxy: HAProxy stands before the replicas, hardened.
+
+    Raises:
+        RequestError: It is not here.
+    """
+    # On a slow machine the proxy needs longer than Serve's default to answer its first check.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    if haproxy:
+        from llmyard.serving.haproxy import environment
+
+        os.environ |= environment()
+
+
 @contextlib.contextmanager
 def serving(config: Endpoint, opening: Opening) -> Iterator[str]:
     """Runs an endpoint for the time of the block and yields its URL; Ray must be running.
@@ -28,8 +45,6 @@ def serving(config: Endpoint, opening: Opening) -> Iterator[str]:
         LlmyardError: A model does not load.
     """
     require_free(config.host, config.port)
-    # On a slow machine the proxy needs longer than Serve's default to answer its first check.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     from ray import serve
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig

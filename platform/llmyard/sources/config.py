@@ -234,7 +234,16 @@ class HubExamples(_Dealt):
         return self
 
 
-ExampleSource = Annotated[SmallWorldExamples | ParallelText | Records | HubExamples, Field(discriminator="kind")]
+class Answers(_Dealt):
+    """Records that a stage of kind `predict` made: the answers of another model."""
+
+    kind: Literal["answers"] = "answers"
+    records: str = Field(description="Name of the records artifact.")
+
+
+ExampleSource = Annotated[
+    SmallWorldExamples | ParallelText | Records | HubExamples | Answers, Field(discriminator="kind")
+]
 
 
 SMALLWORLD_TASKS = ("translation", "summarization", "question_answering", "knowledge_graph", "dialogue")

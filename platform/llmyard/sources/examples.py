@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from llmyard.core.seeds import unit
-from llmyard.sources.config import ExampleSource, HubExamples, ParallelText, Records, SmallWorldExamples, paths_of
+from llmyard.sources.config import (
+    Answers,
+    ExampleSource,
+    HubExamples,
+    ParallelText,
+    Records,
+    SmallWorldExamples,
+    paths_of,
+)
 from llmyard.sources.corpus import digest, expand
 from llmyard.sources.example_formats.opening import lines_of
 from llmyard.sources.example_formats.reading import read_file
@@ -42,6 +50,7 @@ def plan_examples(source: ExampleSource, split: str) -> list[ExampleUnit]:
         return [ExampleUnit(split, "", at, min(at + _PER_UNIT, count)) for at in range(0, count, _PER_UNIT)]
     if isinstance(source, ParallelText):
         return [ExampleUnit(split, path, 0, 0) for path in expand(source.paths)]
+    assert not isinstance(source, Answers)  # stages.settling has put files in its place
     place = getattr(source, split if is_named(source, split) else "train")
     if isinstance(source, HubExamples):
         from llmyard.sources.hub import shards_of
@@ -69,6 +78,7 @@ def read_examples(unit: ExampleUnit, source: ExampleSource, task: str) -> Iterat
     elif isinstance(source, Records):
         yield from dealt(read_file(unit.path, source, task), source, unit.split)
     else:
+        assert isinstance(source, HubExamples)
         from llmyard.sources.hub_examples import read_part
 
         place = getattr(source, unit.split if is_named(source, unit.split) else "train")

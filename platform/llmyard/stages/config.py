@@ -16,6 +16,7 @@ from llmyard.stages.compress_config import Compress
 from llmyard.stages.evaluate_config import Evaluate, Register
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
+from llmyard.stages.predict_config import Predict
 from llmyard.stages.sweeping.settings import ends_of, reason, with_values
 from llmyard.stages.training_config import Finetune, Pretrain
 from llmyard.sweeps.config import Scaling, Searching
@@ -90,7 +91,7 @@ class Sweep(Stage, Searching):
 
 
 StageConfig = Annotated[
-    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep, Field(discriminator="kind")
+    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep, Field(discriminator="kind")
 ]
 
 
@@ -147,21 +148,22 @@ class Pipeline(Config):
 
 
 SweptJob = Annotated[
-    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Pipeline, Field(discriminator="kind")
+    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Pipeline,
+    Field(discriminator="kind"),
 ]
 Sweep.model_rebuild()
 Pipeline.model_rebuild()
 
 ARTIFACT_KIND = {
     "prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report", "index": "index",
-    "command": "files", "sweep": "sweep", "compress": "checkpoint", "reduction": "checkpoint",
+    "command": "files", "sweep": "sweep", "predict": "records", "compress": "checkpoint", "reduction": "checkpoint",
 }  # fmt: skip
 
 Job = Annotated[
-    Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep | Pipeline,
+    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep | Pipeline,
     Field(discriminator="kind"),
 ]
-AnyStage = Prepare | Pretrain | Finetune | Evaluate | Compress | Index | Command | Sweep
+AnyStage = Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep
 AnyJob = AnyStage | Pipeline
 
 __all__ = [
@@ -174,6 +176,7 @@ __all__ = [
     "Index",
     "ModelConfig",
     "Pipeline",
+    "Predict",
     "Prepare",
     "Pretrain",
     "Sweep",

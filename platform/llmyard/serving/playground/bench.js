@@ -51,7 +51,7 @@ export class Bench {
     this.answers = make("div", { class: "answers" }, this.result, this.figures);
     this.wide = make("div", { class: "wide" });
     this.legend = tokenLegend();
-    this.head = make("div", { class: "head" }, this.choice.node, make("div", { class: "telling" }, this.legend, this.tokens));
+    this.head = make("div", { class: "head" }, this.choice.node, make("div", { class: "telling" }, this.tokens, this.legend));
     this.body = make("div", { class: "columns" }, this.form, this.answers, this.command, this.wide);
     panel.append(this.head, this.choice.card, this.locked, this.absence, this.body);
     this.form.addEventListener("submit", (event) => {
@@ -151,8 +151,8 @@ export class Bench {
     if (!this.shown) return;
     const [answer, body, model, milliseconds] = this.shown;
     const notes = this.present(answer, body, model) ?? [];
-    const { usage, finish_reason: finish } = answer;
-    this.figures.replaceChildren(metrics({ milliseconds, usage, finish, notes }));
+    const { usage, finish_reason: finish, artifact } = answer;
+    this.figures.replaceChildren(metrics({ milliseconds, usage, finish, notes, artifact }));
     if (this.told.checked && model.writes && !answer.tokens)
       this.figures.append(make("p", { class: "note", text: "tokens_next_time" }));
   }

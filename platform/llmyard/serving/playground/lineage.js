@@ -2,6 +2,7 @@
 import { ask } from "./api.js";
 import { make } from "./dom.js";
 import { failureView } from "./failures.js";
+import { percentage } from "./tokens.js";
 
 const moment = (when) => ["moment", { when: new Date(when) }];
 
@@ -27,6 +28,11 @@ function factsOf(model) {
     ["family", said(model.family)],
     ["engine", said(model.engine)],
   ];
+  if (model.canary) {
+    const { artifact, weight, left_because: reason } = model.canary;
+    const said = reason ? ["canary_left", { artifact, reason }] : ["canary_answers", { artifact, share: percentage(weight) }];
+    facts.push(["canary", make("dd", { text: said })]);
+  }
   if (model.created) facts.push(["created", make("dd", { text: moment(model.created * 1000) })]);
   return facts;
 }

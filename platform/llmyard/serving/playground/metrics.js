@@ -7,12 +7,13 @@ const duration = (milliseconds) =>
     : { key: "seconds", values: { count: milliseconds / 1000 } };
 
 /**
- * Returns the line below an answer.
+ * Returns what stands below an answer.
  *
  * `milliseconds` is the whole time, `first` the time to the first token of a stream, `usage` what the endpoint counted
- * (null for models that label), `finish` why the answer ended. A stream's speed is that of the tokens behind the first.
+ * (null for models that label), `finish` why the answer ended, `artifact` the version that gave it, where that is told:
+ * under one name two may answer. A stream's speed is that of the tokens behind the first.
  */
-export function metrics({ milliseconds, first = null, usage = null, finish = null, notes = [] }) {
+export function metrics({ milliseconds, first = null, usage = null, finish = null, notes = [], artifact = null }) {
   const parts = [["took", { time: duration(milliseconds) }]];
   if (first !== null) parts.push(["first_token", { time: duration(first) }]);
   const written = usage?.completion_tokens ?? 0;
@@ -22,5 +23,7 @@ export function metrics({ milliseconds, first = null, usage = null, finish = nul
     if (count > 0 && time > 0) parts.push(["tokens_per_second", { count: (1000 * count) / time }]);
   }
   if (finish === "length") parts.push(["cut_at_length"]);
-  return make("p", { class: "metrics" }, ...[...parts, ...notes].map((said) => make("span", { text: said })));
+  const line = make("p", { class: "metrics" }, ...[...parts, ...notes].map((said) => make("span", { text: said })));
+  const source = artifact === null ? null : make("p", { class: "note source-of", text: ["answered_by", { artifact }] });
+  return make("div", {}, line, source);
 }

@@ -22,7 +22,7 @@ export default {
   "locked": "Connect with an API key to run this.",
 
   "model": "Model",
-  "about_model": "About this model",
+  "about_model": "Details",
   "hide_model": "Hide details",
   "artifact": "Artifact",
   "alias": "Alias",
@@ -30,6 +30,9 @@ export default {
   "task": "Task",
   "family": "Family",
   "engine": "Engine",
+  "canary": "Canary",
+  "canary_answers": "{artifact} answers {share} of the requests",
+  "canary_left": "{artifact} answers no more: {reason}",
   "created": "Created",
   "moment": "{when}",
   "lineage": "What it was made from",
@@ -61,7 +64,7 @@ export default {
   "show_tokens": "Token probabilities",
   "tokens_next_time": "Token probabilities come with the next answer.",
   "token_list": "The answer token by token; arrow keys move",
-  "token_legend": "Probability",
+  "token_legend": "What the shades mean",
   "token_taken": "(taken)",
   "token_parts": "{count} tokens spell this; together {share}",
   "copy_curl": "Copy as curl",
@@ -76,6 +79,7 @@ export default {
   "seconds": "{count} s",
   "tokens_written": { "one": "{count} token", "other": "{count} tokens" },
   "tokens_per_second": "{count} tokens/s",
+  "answered_by": "Answered by {artifact}",
   "cut_at_length": "cut at the length limit",
 
   "language_en": "English",
@@ -107,7 +111,7 @@ export default {
   "found_in_text": "In the text",
   "passages_read": "Passages read",
   "cited": "cited",
-  "score": "{count} nats over no answer",
+  "score": "{count} nats over “no answer”",
 
   "conversation": "Conversation",
   "conversation_empty": "Nothing said yet.",
@@ -139,7 +143,7 @@ export default {
   "count_facts": { "one": "{count} fact", "other": "{count} facts" },
   "count_mentions": { "one": "{count} mention", "other": "{count} mentions" },
 
-  "failed_key": "The API key is missing or wrong.",
+  "failed_key": "The API key is missing, wrong or expired.",
   "failed_network": "The endpoint cannot be reached. Is it still running?",
   "failed_model": "The endpoint no longer has this model. Connect again to see which there are.",
   "failed_size": "The request is too large for this endpoint.",

@@ -1,6 +1,6 @@
 // The tokens of an answer, shaded by how likely each was; on hover or focus, what else could have stood there.
 import { make, uniqueId } from "./dom.js";
-import { current, langOf, say } from "./language.js";
+import { current, langOf } from "./language.js";
 
 // Lower ends of the shades, in the order of the style sheet.
 const LEVELS = [0.9, 0.7, 0.5, 0.3, 0.1, 0];
@@ -149,7 +149,5 @@ export function tokenLegend() {
     shade.dataset.level = level;
     return shade;
   });
-  const title = make("span");
-  say(title, "token_legend");
-  return make("p", { class: "shades" }, title, ...shades);
+  return make("p", { class: "shades", role: "group", label: "token_legend" }, ...shades);
 }
