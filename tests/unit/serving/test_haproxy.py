@@ -71,8 +71,10 @@ def test_the_file_is_mended_before_haproxy_starts(tmp_path: Path, monkeypatch: p
     file = tmp_path / "haproxy.cfg"
     file.write_text(written(tmp_path), encoding="utf-8")
     started: list[list[str]] = []
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/bin/llmyard-haproxy")  # as Ray's processes have it
     monkeypatch.setattr(haproxy.os, "execv", lambda program, arguments: started.append(arguments))
     haproxy.main(["-db", "-f", str(file), "-sf", "12"])
+    assert started[0][0] != "/bin/llmyard-haproxy"  # it would become itself for ever
     assert started[0][1:] == ["-db", "-f", str(file), "-sf", "12"]
     assert "mode 600" in file.read_text(encoding="utf-8")
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
