@@ -15,7 +15,7 @@ from llmyard.serving.admission import TokenBudget
 from llmyard.serving.policy import Policy, passed
 from llmyard.serving.rates import Leases, Rate
 from llmyard.serving.refusals import Refused
-from llmyard.serving.watching import Meter, Unwatched, asking, watched
+from llmyard.serving.watching import Counted, Meter, Unwatched, asking
 from llmyard.tasks.task import Annotation, Choice, Marked
 
 T = TypeVar("T")
@@ -69,11 +69,10 @@ class GuardedEngine:
         """Yields the answer as it is written."""
         terms, read = self._terms, len(request.prompt)
         async with self._admitted(read + request.max_new_tokens) as used:
-            used.tokens = read
             deltas = self._engine.generate(request)
             if terms.policies:
                 deltas = passed(deltas, terms.policies)
-            deltas = watched(deltas, terms.meter, self._name, read, asking())
+            counted, reason = Counted(terms.meter, self._name, read, asking()), "aborted"
             # The engine ends it: an answer may be begun in one task and gone on with in another.
             loop = asyncio.get_running_loop()
             end = loop.time() + terms.deadline_seconds
@@ -81,12 +80,20 @@ class GuardedEngine:
             try:
                 async with contextlib.aclosing(deltas):
                     async for delta in deltas:
-                        if delta.finish == "aborted" and loop.time() >= end:
-                            raise self._too_late()
-                        used.tokens += len(delta.token_ids)
+                        if delta.token_ids:
+                            counted.take(len(delta.token_ids))
+                        if delta.finish is not None:
+                            reason = delta.finish
+                            if reason == "aborted" and loop.time() >= end:
+                                raise self._too_late()
                         yield delta
+            except Exception:
+                reason = "error"
+                raise
             finally:
                 late.cancel()
+                used.tokens = read + counted.tokens
+                counted.end(reason)
 
     async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
         """Returns entities and triples of each text."""

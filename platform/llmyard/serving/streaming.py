@@ -29,12 +29,20 @@ class Chunks(Protocol):
 
     Attributes:
         head: What every chunk begins with.
+        before: What stands before the text in the entry of a piece that is nothing but text.
+        behind: What stands behind it.
     """
 
     head: dict[str, Any]
 
+    before: bytes
+    behind: bytes
+
     def choice(self, index: int, delta: Delta, *, is_first: bool) -> dict[str, Any]:
         """Returns a piece of an answer as the entry of ``choices``."""
+
+    def passed(self, index: int, delta: Delta) -> None:
+        """Takes note of a piece that was told as nothing but text."""
 
 
 def head_of(kind: str, prefix: str, model: Model) -> dict[str, Any]:
@@ -49,6 +57,8 @@ class ChatChunks:
         model: That writes.
     """
 
+    before, behind = b'"delta":{"content":', b'},"logprobs":null,"finish_reason":null}'
+
     def __init__(self, model: Model) -> None:
         self.head = head_of("chat.completion.chunk", "chatcmpl", model)
         self._tokenizer = model.tokenizer
@@ -60,6 +70,9 @@ class ChatChunks:
         logprobs = {"content": likely} if likely else None
         return {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": delta.finish}
 
+    def passed(self, index: int, delta: Delta) -> None:
+        """Nothing is kept of a piece."""
+
 
 class CompletionChunks:
     """Chunks of continuations.
@@ -67,6 +80,8 @@ class CompletionChunks:
     Args:
         model: That writes.
     """
+
+    before, behind = b'"text":', b',"logprobs":null,"finish_reason":null}'
 
     def __init__(self, model: Model) -> None:
         self.head = head_of("text_completion", "cmpl", model)
@@ -80,6 +95,10 @@ class CompletionChunks:
         logprobs = completion_logprobs(delta, offset, self._tokenizer) if delta.likely else None
         told = None if logprobs is None else logprobs.model_dump()
         return {"index": index, "text": delta.text, "logprobs": told, "finish_reason": delta.finish}
+
+    def passed(self, index: int, delta: Delta) -> None:
+        """Counts the characters, for the places of tokens that are told of later."""
+        self._shown[index] = self._shown.get(index, 0) + len(delta.text)
 
 
 def completion_logprobs(answer: Any, offset: int, tokenizer: Any) -> CompletionLogprobs:
@@ -130,10 +149,16 @@ async def _events(
     """Yields events; a stream that broke ends in an error and has no ``[DONE]``."""
     counts = prompt_tokens is not None
     written = 0
+    head = b"data: " + orjson.dumps(chunks.head)[:-1] + b',"choices":['
+    tail = b'],"usage":null}\n\n' if counts else b"]}\n\n"
+    plain = [head + b'{"index":%d,' % index + chunks.before for index in range(len(answers))]
+    plain_end = chunks.behind + tail
 
-    def chunk(choices: list[Any], usage: Usage | None = None) -> bytes:
-        counted = {"usage": usage.model_dump() if usage else None} if counts else {}
-        return b"data: " + orjson.dumps({**chunks.head, "choices": choices, **counted}) + b"\n\n"
+    def chunk(index: int, delta: Delta, *, is_first: bool = False) -> bytes:
+        if is_first or delta.finish is not None or delta.likely:
+            return head + orjson.dumps(chunks.choice(index, delta, is_first=is_first)) + tail
+        chunks.passed(index, delta)
+        return plain[index] + orjson.dumps(delta.text) + plain_end  # most pieces are nothing but text
 
     async with contextlib.AsyncExitStack() as stack:
         # A reader that leaves closes the answers too, so that their places in the batch are free at once.
@@ -141,11 +166,16 @@ async def _events(
             await stack.enter_async_context(contextlib.aclosing(answer))
         for index, first in enumerate(firsts):
             written += len(first.token_ids)
-            yield chunk([chunks.choice(index, first, is_first=True)])
+            yield chunk(index, first, is_first=True)
         try:
-            async for index, delta in _merged(answers):
-                written += len(delta.token_ids)
-                yield chunk([chunks.choice(index, delta, is_first=False)])
+            if len(answers) == 1:
+                async for delta in answers[0]:
+                    written += len(delta.token_ids)
+                    yield chunk(0, delta)
+            else:
+                async for index, delta in _merged(answers):
+                    written += len(delta.token_ids)
+                    yield chunk(index, delta)
         except Refused as refused:
             yield b"data: " + orjson.dumps(refused.body) + b"\n\n"
             return
@@ -154,16 +184,13 @@ async def _events(
             yield b"data: " + orjson.dumps(server_error()) + b"\n\n"
             return
         if prompt_tokens is not None:
-            yield chunk([], Usage.of(prompt_tokens, written))
+            usage = Usage.of(prompt_tokens, written).model_dump()
+            yield b"data: " + orjson.dumps({**chunks.head, "choices": [], "usage": usage}) + b"\n\n"
         yield b"data: [DONE]\n\n"
 
 
 async def _merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Delta]]:
     """Yields the pieces of several answers as they come."""
-    if len(answers) == 1:
-        async for delta in answers[0]:
-            yield 0, delta
-        return
     queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
 
     async def read(index: int) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llmyard.generation.engine import Delta, Stats
+from llmyard.generation.engine import Stats
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 COUNTS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
@@ -116,34 +116,42 @@ def being(request: Asking) -> Iterator[None]:
         _asking.reset(token)
 
 
-async def watched(
-    deltas: AsyncGenerator[Delta], meter: Meter, model: str, prompt_tokens: int, request: Asking
-) -> AsyncGenerator[Delta]:
-    """Yields an answer and counts it: when its tokens came, how many they were, why it ended."""
-    tags = {"model": model, "route": request.route}
-    meter.count("llmyard_prompt_tokens_total", prompt_tokens, tags)
-    meter.observe("llmyard_prompt_tokens", prompt_tokens, tags)
-    written, first, last, reason = 0, 0.0, request.began, "aborted"
-    try:
-        async with contextlib.aclosing(deltas):
-            async for delta in deltas:
-                if delta.token_ids:
-                    last = time.monotonic()
-                    if not written:
-                        first = last
-                        meter.observe("llmyard_time_to_first_token_seconds", first - request.began, tags)
-                    written += len(delta.token_ids)
-                reason = delta.finish or reason
-                yield delta
-    except Exception:
-        reason = "error"
-        raise
-    finally:
-        if written > 1:  # once an answer: a histogram costs more than a token
-            meter.observe("llmyard_inter_token_seconds", (last - first) / (written - 1), tags)
-        meter.count("llmyard_generation_tokens_total", written, tags)
-        meter.observe("llmyard_generation_tokens", written, tags)
-        meter.count("llmyard_finished_total", 1, {**tags, "reason": reason})
+class Counted:
+    """Counts one answer: when its tokens came, how many they were, why it ended.
+
+    Args:
+        meter: Where it is counted.
+        model: That writes.
+        prompt_tokens: That it read.
+        request: That it answers.
+
+    Attributes:
+        tokens: Written so far.
+    """
+
+    def __init__(self, meter: Meter, model: str, prompt_tokens: int, request: Asking) -> None:
+        self._meter, self._began = meter, request.began
+        self._tags = {"model": model, "route": request.route}
+        self._first = 0.0
+        self.tokens = 0
+        meter.count("llmyard_prompt_tokens_total", prompt_tokens, self._tags)
+        meter.observe("llmyard_prompt_tokens", prompt_tokens, self._tags)
+
+    def take(self, tokens: int) -> None:
+        """Takes note of tokens. It is called for each piece, and does no more than it must."""
+        if not self.tokens:
+            self._first = time.monotonic()
+            self._meter.observe("llmyard_time_to_first_token_seconds", self._first - self._began, self._tags)
+        self.tokens += tokens
+
+    def end(self, reason: str) -> None:
+        """Takes note of the end; times between tokens are told once an answer: a histogram costs more than a token."""
+        if self.tokens > 1:
+            between = (time.monotonic() - self._first) / (self.tokens - 1)
+            self._meter.observe("llmyard_inter_token_seconds", between, self._tags)
+        self._meter.count("llmyard_generation_tokens_total", self.tokens, self._tags)
+        self._meter.observe("llmyard_generation_tokens", self.tokens, self._tags)
+        self._meter.count("llmyard_finished_total", 1, {**self._tags, "reason": reason})
 
 
 def tell(meter: Meter, model: str, stats: Stats) -> None:
