@@ -5,8 +5,8 @@
 `engine`: models of random weights in the shapes below, 8 bits, answers of equal length, 8 and 32 under way at any time,
 prompts of mixed lengths; the engines take turns, the ratio of each round's rates is taken, and the median told. `http`:
 the endpoint's own application with a model that costs nothing (it says prepared tokens), so that what HTTP costs is
-seen: under uvicorn, and in Ray Serve behind its own proxy and behind HAProxy; beside it a bare application under uvicorn
-that says the same bytes. `start`: from the command to the first answer of an authenticated endpoint.
+seen: under uvicorn, and in Ray Serve behind its own proxy and behind HAProxy; beside it a bare application under
+uvicorn that says the same bytes. `start`: from the command to the first answer of an authenticated endpoint.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def _generated(model: Any, prompts: Sequence[Sequence[int]], streams: int, pad_i
         mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in some])
         with torch.inference_mode():
             model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False,
-                pad_token_id=pad_id,
+                input_ids=ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
+                do_sample=False, pad_token_id=pad_id,
             )  # fmt: skip
     return len(prompts) * NEW_TOKENS / (time.perf_counter() - began)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def checked_job(
 def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
     """Raises RequestError if sources' files or a model of the hub are not there, with the place that names them."""
     from llmyard.sources.corpus import check_source
+    from llmyard.stages.first_examples import refuse_misread
 
     for at, stage in _placed(job):
         named = [((*at, "sources", number), each) for number, each in enumerate(getattr(stage, "sources", ()) or ())]
@@ -146,6 +148,11 @@ def check_files(job: AnyJob, path: Path, overrides: Sequence[str]) -> None:
                 field, error = fault
                 place = place_of(path, overrides, (*where, *field))
                 raise RequestError(f"{place}: {error.what}", error.remedy)
+        refuse_misread(stage, partial(_place_below, path, overrides, at))
+
+
+def _place_below(path: Path, overrides: Sequence[str], at: tuple[str | int, ...], field: Sequence[str | int]) -> str:
+    return place_of(path, overrides, (*at, *field))
 
 
 def _placed(job: AnyJob, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnyStage]]:
@@ -197,6 +204,10 @@ def check_job(
     check_space(store.storage)
     if address is None:
         check_memory(job, store)
+    elif address.startswith(("http://", "https://")):
+        from llmyard.cli.submit import check_cluster
+
+        check_cluster(address, job, lambda place: place_of(path, overrides, place))
     missing = missing_inputs(job, store)
     planned = zip(stages_of(job), states(job, store), strict=True)
     rows = [describe(stage, state, job, store, price) for stage, state in planned]

@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from llmyard.cli import artifacts as artifacts_commands
+from llmyard.cli import cluster_jobs
 from llmyard.cli import keys as keys_commands
 from llmyard.cli import runs as runs_commands
 from llmyard.cli.messages import say
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(artifacts_commands.app, name="artifacts")
 app.add_typer(runs_commands.app, name="runs")
+app.add_typer(cluster_jobs.app, name="jobs")
 app.add_typer(keys_commands.app, name="keys")
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; ready ones are in jobs/.")]
@@ -93,6 +95,38 @@ def run(
 
 
 @app.command()
+def submit(
+    job: JobFile,
+    address: cluster_jobs.ClusterAddress,
+    overrides: Set = None,
+    storage: StorageOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Come back at once; `llmyard jobs` shows the rest.")] = False,
+    force: Force = False,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option("--env", help="Name of a variable to take along beside AWS_*, HF_* and MLFLOW_*; repeatable."),
+    ] = None,
+    given_id: Annotated[str | None, typer.Option("--id", help="Submission id; by default made of the job.")] = None,
+    code: Annotated[
+        Literal["here", "image"] | None,
+        typer.Option(help="Whose llmyard runs: this one, carried along, or the one in the cluster's image."),
+    ] = None,
+    shared_paths: Annotated[
+        bool, typer.Option("--shared-paths", help="The cluster sees the same files under the same paths.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Run a job on a Ray cluster, driver and all; the same job that runs there already is followed instead."""
+    from llmyard.cli.submit import submit_job
+
+    shell.json = as_json
+    return submit_job(
+        shell, job, address, overrides or [], storage, names=environment or (), given_id=given_id, code=code,
+        is_shared=shared_paths, force=force, detach=detach,
+    )  # fmt: skip
+
+
+@app.command()
 def check(
     job: JobFile,
     overrides: Set = None,
@@ -100,7 +134,12 @@ def check(
     price: Annotated[
         float | None, typer.Option("--price-per-hour", min=0, help="Price of one worker's device an hour.")
     ] = None,
-    address: Address = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A cluster instead of this machine; of a dashboard's http:// address it is also asked for room."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Validate a job without starting anything; print what would run, its size and its cost."""
@@ -116,12 +155,26 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; this machine only by default.")] = "127.0.0.1",
     new_key: Annotated[bool, typer.Option("--new-key", help="Make another API key and print it.")] = False,
+    index: Annotated[
+        str | None, typer.Option(help="An index, NAME[@VERSION]: questions without a text are answered from it.")
+    ] = None,
+    replicas: Annotated[
+        str, typer.Option(help="How many processes answer: N, or LEAST-MOST, by what is asked; 0-2 begins with none.")
+    ] = "1",
+    haproxy: Annotated[
+        bool,
+        typer.Option(
+            "--haproxy",
+            help="HAProxy before the replicas: several times faster. Their own ports then listen at the same host, and "
+            "ask for a key too.",
+        ),
+    ] = False,
     storage: StorageOption = None,
 ) -> None:
     """Serve models on this machine, with API keys and a page to try them."""
     from llmyard.cli.serve import serve_models
 
-    serve_models(shell, models, host, port, new_key, storage)
+    serve_models(shell, models, (host, port), new_key, index, replicas, haproxy, storage)
 
 
 @app.command()
@@ -214,13 +267,13 @@ def main(arguments: list[str] | None = None) -> int:
     from llmyard.core.errors import LlmyardError
 
     given = sys.argv[1:] if arguments is None else arguments
-    shell.found = {}
+    shell.found, shell.has_told = {}, False
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = app(given, standalone_mode=False)
         # Typer turns Ctrl-C into this code by itself.
-        return shell.interrupted() if result == INTERRUPTED else int(result or 0)
+        return shell.interrupted() if result == INTERRUPTED and not shell.has_told else int(result or 0)
     except LlmyardError as error:
         return shell.failed(error)
     except KeyboardInterrupt:

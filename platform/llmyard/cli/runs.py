@@ -1,4 +1,4 @@
-"""``llmyard runs``: the tracked runs."""
+"""``llmyard runs``: the tracked runs, and what stopped gone on with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from llmyard.cli.shell import Json, StorageOption, shell
 
-app = typer.Typer(help="The runs in MLflow: list, compare.", no_args_is_help=True)
+app = typer.Typer(help="The runs in MLflow: list, compare, resume.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -64,6 +64,26 @@ def compare(
     shell.table(
         rows if shell.json else [{key: _figure(cell) for key, cell in row.items()} for row in rows], "comparison"
     )
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A run id, or a submission id; or its first characters.")],
+    storage: StorageOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Another cluster's dashboard than the one that the job ran on; or where a submission is known."
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: come back at once.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Give a run's job again where it ran, here or on its cluster: finished stages are skipped, trainings go on."""
+    from llmyard.cli.resume import resume_run
+
+    shell.json = as_json
+    return resume_run(shell, run, storage, address, detach)
 
 
 def _row(key: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Shell:
     debug: bool = False
     json: bool = False
     found: dict[str, Any] = field(default_factory=dict)  # what a command found out before it failed; for ``--json``
+    has_told: bool = False  # how the command ended was said already
 
     def console(self) -> Console:
         """Returns the console for progress and messages: standard error with ``--json``, else standard output."""
@@ -56,6 +57,14 @@ class Shell:
         """Ends a command that went well; with ``--json`` prints its result as the last line."""
         if self.json:
             typer.echo(json.dumps({"status": "done", **result}, ensure_ascii=False))
+
+    def leave(self, code: int, result: dict[str, Any]) -> int:
+        """Ends a command with the code of what it followed; with ``--json`` prints how that went as the last line."""
+        self.has_told = True
+        if self.json:
+            typer.echo(json.dumps(result, ensure_ascii=False))
+        sys.stdout.flush()
+        return code
 
     def table(self, rows: list[dict[str, Any]], key: str) -> None:
         """Ends a command whose result is rows: a table, or with ``--json`` the rows under ``key``."""

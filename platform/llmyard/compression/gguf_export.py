@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from llmyard.compression.exportable import Fault, config_of, load_whole, unfit
@@ -28,7 +27,6 @@ from llmyard.core.errors import RequestError
 from llmyard.tokens.tokenizer import FILE, Tokenizer
 
 Weights = Literal["float32", "float16", "q8_0", "q4_0"]
-Array = npt.NDArray[Any]
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # and their names in llama.cpp
 ROTARY = ("default", "linear", "llama3")

@@ -83,11 +83,13 @@ class Int8Linear(QuantizedLinear):
         return torch.zeros(self.out_features, self.in_features, dtype=torch.int8)
 
     def _moved(self) -> bool:
-        return self.in_features * self.out_features >= _PACKED_FROM
+        return has_int8_kernel() and self.in_features * self.out_features >= _PACKED_FROM
 
     def _packed(self) -> tuple[Any, ...] | None:
-        if self.integers.device.type != "cpu" or not has_int8_kernel():
+        if self.integers.device.type != "cpu":
             return None
+        if not has_int8_kernel():
+            return (self.weights(),)  # made once, not in each call: as fast as floats, and as large in memory
         scale_N, bias_N = self.scale.float(), self._plain_bias()
         step = float(self.input_scale) if self.static else _LEAST_STEP
         zero = int(self.input_zero) if self.static else _ZERO
@@ -106,6 +108,8 @@ class Int8Linear(QuantizedLinear):
         return integers
 
     def _product(self, x_MK: Tensor, kernel: tuple[Any, ...]) -> Tensor:
+        if len(kernel) == 1:
+            return self._rounded(x_MK, kernel[0])
         shift, least = kernel[-2:]
         step_M1 = None
         # Half a step is added (in shift) and what is behind the point cut off: that is the nearest integer.
@@ -142,6 +146,10 @@ class Int8Linear(QuantizedLinear):
         return made_MN.mul_(step_M1) if bias_N is None else torch.addcmul(bias_N, made_MN, step_M1, out=made_MN)
 
     def _reference(self, x: Tensor) -> Tensor:
+        return self._rounded(x, self.weights()).to(x.dtype)
+
+    def _rounded(self, x: Tensor, weights_NK: Tensor) -> Tensor:
+        """Returns in float32 what integers would give, their sums' last digits apart."""
         x_MK = x.float()
         with torch.no_grad():
             if self.static:
@@ -152,7 +160,7 @@ class Int8Linear(QuantizedLinear):
             read_MK = torch.floor(x_MK / step + (zero + 0.5)).clamp(0, 255)
             rounding_MK = (read_MK - zero) * step - x_MK
         # The gradient passes the rounding as if it were not there (Bengio et al. 2013, "straight through").
-        return F.linear(x_MK + rounding_MK, self.weights(), self._plain_bias()).to(x.dtype)
+        return F.linear(x_MK + rounding_MK, weights_NK, self._plain_bias())
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, static={self.static}"

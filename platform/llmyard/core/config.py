@@ -56,6 +56,25 @@ class Config(BaseModel):
             if not any(isinstance(mark, Inert) for mark in field.metadata)
         }
 
+    def given(self) -> dict[str, Any]:
+        """Returns what was set, as plain JSON data that validates to an equal config."""
+        tags = {"kind", "family"} & set(type(self).model_fields)  # they say which model it is, set or not
+        return {
+            name: _plain_given(getattr(self, name))
+            for name in type(self).model_fields
+            if name in self.model_fields_set or name in tags
+        }
+
+
+def _plain_given(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.given()
+    if isinstance(value, (list, tuple)):
+        return [_plain_given(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain_given(item) for key, item in value.items()}
+    return value
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Config):

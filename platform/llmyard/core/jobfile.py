@@ -77,7 +77,7 @@ def parse_job(text: str, name: str, adapter: TypeAdapter[Model], overrides: Sequ
         problems += [_explain(item, found, name, adapter, overridden) for item in _merged(error)]
         config = None
     if problems:
-        problems.sort(key=_by_line)
+        problems.sort(key=by_line)
         count = f"{len(problems)} errors" if len(problems) > 1 else "1 error"
         raise ConfigError("\n".join(problems), f"mend the {count}; `llmyard schema` prints every field")
     assert config is not None
@@ -95,7 +95,16 @@ def place_of(file: str | FilePath, overrides: Sequence[str], path: Path) -> str:
     return f"{file}:{position.line}:{position.column}: {_dotted(path)}"
 
 
-def _by_line(problem: str) -> tuple[int, int]:
+def given(file: str | FilePath, overrides: Sequence[str] = ()) -> Any:
+    """Returns the plain data of a job file that was read, with overrides, as its user wrote it."""
+    found = read_yaml(FilePath(file).read_text(encoding="utf-8"))
+    for item in overrides:
+        _override(found, item)
+    return found.data
+
+
+def by_line(problem: str) -> tuple[int, int]:
+    """Returns line and column of a message that begins with its place, to sort by; (0, 0) of one without."""
     place = re.match(r".*?:(\d+):(\d+): ", problem)
     return (int(place[1]), int(place[2])) if place else (0, 0)
 

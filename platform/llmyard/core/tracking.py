@@ -152,6 +152,8 @@ class RunSummary:
     ended_ms: int | None
     artifact: str
     metrics: dict[str, float]
+    job: str = ""
+    """Digest of the job that it is of; "" for runs of before jobs were written down."""
 
 
 def metric_key(name: str) -> str:

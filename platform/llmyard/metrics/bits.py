@@ -13,17 +13,12 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 
-def utf8_bytes(texts: Sequence[str]) -> I64:
-    """Returns how many bytes each text has in UTF-8: one a Latin letter, three a Chinese character; (texts,)."""
-    return np.array([len(text.encode()) for text in texts], np.int64)
-
-
 def bits_each(nats: Sequence[float] | F64, sizes: Sequence[int] | I64) -> F64:
     """Returns for each text its bits, and its bytes; (texts, 2).
 
     Args:
         nats: The sum of the negative log probabilities (natural logarithm) of each text's tokens.
-        sizes: UTF-8 bytes of each text (:func:`utf8_bytes`).
+        sizes: UTF-8 bytes of each text: one a Latin letter, three a Chinese character.
 
     Raises:
         DataError: No texts, unequal numbers, a text without bytes, or nats that are negative or no numbers.
@@ -62,15 +57,6 @@ def perplexity_figure(sums: F64) -> F64:
     """Returns the perplexity of summed rows of :func:`perplexity_each`; (..., 2) to (...)."""
     with np.errstate(over="ignore"):  # more than 709 nats a token: infinite
         return np.asarray(np.exp(sums[..., 0] / sums[..., 1]))
-
-
-def perplexity(nats: Sequence[float] | F64, tokens: Sequence[int] | I64) -> float:
-    """Returns ``exp(sum(nats) / sum(tokens))``, 1 or more; it compares models of one tokenizer only.
-
-    Raises:
-        DataError: As :func:`perplexity_each`.
-    """
-    return float(perplexity_figure(perplexity_each(nats, tokens).sum(0)))
 
 
 def _rows(nats: F64, sizes: F64, unit: str) -> F64:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +23,6 @@ SEMEVAL_OTHER = "Other"
 _DIRECTED = re.compile(r"(.+)\((?:e1,e2|e2,e1)\)")
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Shares from 0 to 1; F1 of a macro average is the mean of the labels' F1, not the F1 of the means."""
-
-    precision: float
-    recall: float
-    f1: float
-
-
 def accuracy_each(predicted: Sequence[str], expected: Sequence[str]) -> F64:
     """Returns 1 for each example that is right, else 0; (examples,).
 
@@ -41,15 +31,6 @@ def accuracy_each(predicted: Sequence[str], expected: Sequence[str]) -> F64:
     """
     refuse_unequal(predicted, expected)
     return np.array([said == wanted for said, wanted in zip(predicted, expected, strict=True)], np.float64)
-
-
-def accuracy(predicted: Sequence[str], expected: Sequence[str]) -> float:
-    """Returns the share of examples that are right, 0 to 1.
-
-    Raises:
-        DataError: No labels, or unequal numbers of them.
-    """
-    return float(accuracy_each(predicted, expected).mean())
 
 
 def micro_each(predicted: Sequence[str], expected: Sequence[str], excluded: Collection[str] = ()) -> F64:
@@ -74,16 +55,6 @@ def micro_f1(sums: F64) -> F64:
     return _over(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
 
-def micro(predicted: Sequence[str], expected: Sequence[str], excluded: Collection[str] = ()) -> Scores:
-    """Returns precision, recall and F1 over all examples; without exclusions all three are the accuracy.
-
-    Raises:
-        DataError: No labels, unequal numbers of them, or none that is not excluded.
-    """
-    sums = micro_each(predicted, expected, excluded).sum(0)
-    return Scores(float(_over(sums[0], sums[1])), float(_over(sums[0], sums[2])), float(micro_f1(sums)))
-
-
 def macro_each(predicted: Sequence[str], expected: Sequence[str], excluded: Collection[str] = ()) -> F64:
     """Returns for each example which label is right, guessed, wanted; (examples, 3 x labels), in three blocks.
 
@@ -105,17 +76,6 @@ def macro_f1(sums: F64) -> F64:
     """
     right, guessed, wanted = np.split(sums, 3, axis=-1)
     return _mean_where(_over(2 * right, guessed + wanted), guessed + wanted > 0)
-
-
-def macro(predicted: Sequence[str], expected: Sequence[str], excluded: Collection[str] = ()) -> Scores:
-    """Returns the means of precision, recall and F1 over the labels of either side that are not excluded.
-
-    Raises:
-        DataError: No labels, unequal numbers of them, or none that is not excluded.
-    """
-    sums = macro_each(predicted, expected, excluded).sum(0)
-    right, guessed, wanted = np.split(sums, 3)
-    return Scores(float(_over(right, guessed).mean()), float(_over(right, wanted).mean()), float(macro_f1(sums)))
 
 
 def semeval_each(predicted: Sequence[str], expected: Sequence[str]) -> F64:
@@ -150,20 +110,6 @@ def semeval_f1(sums: F64) -> F64:
     """
     right, guessed, wanted = np.split(sums, 3, axis=-1)
     return _mean_where(_over(2 * right, guessed + wanted), wanted > 0)
-
-
-def semeval(predicted: Sequence[str], expected: Sequence[str]) -> Scores:
-    """Returns the official scores of SemEval-2010 task 8: means over the relations, ``Other`` left out.
-
-    A relation in the wrong direction is a wrong guess and a miss of that relation ("(9+1)-way evaluation taking
-    directionality into account"); the task's ranking is by ``f1``.
-
-    Raises:
-        DataError: As :func:`semeval_each`.
-    """
-    sums = semeval_each(predicted, expected).sum(0)
-    right, guessed, wanted = np.split(sums, 3)
-    return Scores(float(_over(right, guessed).mean()), float(_over(right, wanted).mean()), float(semeval_f1(sums)))
 
 
 def _undirected(label: str) -> str:

@@ -278,6 +278,7 @@ class MlflowGateway:
                     ended_ms=None if run.info.status == "RUNNING" else run.info.end_time,
                     artifact=run.data.tags.get("llmyard.artifact", ""),
                     metrics=dict(run.data.metrics),
+                    job=run.data.tags.get("llmyard.job", ""),
                 )
                 for run in found
             ]
@@ -294,10 +295,8 @@ class MlflowGateway:
     def metric_history(self, run_id: str, key: str) -> list[tuple[int, int, float]]:
         """(step, timestamp in ms, value) of all a run's values of a metric."""
         with self._connection.calls():
-            return [
-                (each.step, each.timestamp, each.value)
-                for each in self._connection.client().get_metric_history(run_id, key)
-            ]
+            found = self._connection.client().get_metric_history(run_id, key)
+            return [(each.step, each.timestamp, each.value) for each in found]
 
     def _find(self, token: str, experiment: str) -> Any:
         found = self._connection.client().search_runs(

@@ -62,7 +62,9 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     except ConnectionError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise RequestError(
-            f"no Ray cluster answers at {address}: {error}", "check the address; omit it to run here"
+            f"no Ray cluster answers at {address}: {error}",
+            "check the address, and the token if it asks for one (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH); omit --address to run here",
         ) from None
     if threading.current_thread() is threading.main_thread():
         # Ray has put in handlers of its own: they end the process with another code and a C++ trace.

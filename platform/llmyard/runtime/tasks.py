@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmyard.core.errors import RequestError
+from llmyard.runtime.capacity import capacity
 from llmyard.runtime.session import cause_of, lost_process
 
 
@@ -25,7 +26,7 @@ def run_task(work: Callable[[Any], Any], argument: Any, cpus: float, gpus: float
     """
     import ray
 
-    there = ray.cluster_resources()
+    there = capacity()
     for name, needed in (("CPU", cpus), ("GPU", gpus)):
         if needed > there.get(name, 0.0):
             raise RequestError(f"{needed:g} {name}s are asked for, Ray has {there.get(name, 0.0):g}", "ask for less")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError, TrainingError
+from llmyard.runtime.capacity import capacity
 from llmyard.runtime.session import cause_of, is_lost, is_private, plain_error, session_folder
 from llmyard.training.config import Resources
 
@@ -309,9 +310,7 @@ _RESIZE_SECONDS = 10.0
 
 
 def _refuse_too_many(resources: Resources) -> None:
-    import ray
-
-    there = ray.cluster_resources()
+    there = capacity()
     for name, each in (("CPU", resources.cpus_per_worker), ("GPU", resources.gpus_per_worker)):
         needed, found = each * resources.least, there.get(name, 0.0)
         if needed > found:

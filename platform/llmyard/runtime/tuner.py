@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.runtime.capacity import capacity
 from llmyard.runtime.session import cause_of, is_lost, plain_error, session_folder
 from llmyard.runtime.trainer import actor_here
 
@@ -83,18 +84,18 @@ def room_for(cpus: float, gpus: float, concurrent: int | None, *, holds_cpus: bo
     """
     import ray
 
-    there = ray.cluster_resources()
+    most, there = capacity(), ray.cluster_resources()
     fitting = []
     for name, needed in (("CPU", cpus), ("GPU", gpus)):
-        found = there.get(name, 0.0)
+        found = most.get(name, 0.0)
         if needed > found:
             raise RequestError(
                 f"a trial needs {needed:g} {name}s, Ray has {found:g}: none would ever begin",
                 f"lower resources.workers or resources.{name.lower()}s_per_worker of the job",
             )
-        fitting += [int(found // needed)] if needed else []
-    most = min(fitting, default=1)
-    at_once = most if concurrent is None else min(concurrent, most)
+        fitting += [int(there.get(name, 0.0) // needed)] if needed else []
+    room = min(fitting, default=1)
+    at_once = room if concurrent is None else min(concurrent, room)
     return Room(cpus if holds_cpus else 0.0, gpus if holds_gpus else 0.0, max(1, at_once))
 
 

@@ -1,46 +1,11 @@
-"""Held-out examples that stand in the training ones, by what the model is asked."""
+"""What tells whether a held-out example stands in the training ones: a key of what the model is asked."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from llmyard.sources.corpus import digest
 from llmyard.sources.records import Record
-
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """How much of a held-out split was seen in training.
-
-    Attributes:
-        examples: Held-out examples.
-        leaked: Those of them whose input is one of training.
-        ids: The first few of these.
-    """
-
-    examples: int
-    leaked: int
-    ids: tuple[str, ...]
-
-
-def leaked(train: Iterable[bytes], held_out: Iterable[tuple[str, bytes]], shown: int = _SHOWN) -> Leak:
-    """Returns which held-out examples stand in the training ones.
-
-    Memory grows with the held-out examples only.
-
-    Args:
-        train: Keys of the training inputs, as :func:`input_key` or :func:`key_of` gives them.
-        held_out: Id and key of each held-out example.
-        shown: How many ids to give.
-    """
-    examples = list(held_out)
-    seen = {key for _, key in examples}.intersection(train)
-    ids = [id_ for id_, key in examples if key in seen]
-    return Leak(len(examples), len(ids), tuple(ids[:shown]))
 
 
 def key_of(text: str) -> bytes:

@@ -67,7 +67,6 @@ def parents(config: Compress, store: ArtifactStore) -> Mapping[str, Artifact]:
                     "`gate` looks at a base model's perplexity, which CTranslate2 does not tell",
                     "leave `gate` out, or give `task` and `data`",
                 )
-    _check_registered(config)
     if config.gate is not None and trained is None and config.data is None:
         raise RequestError(
             f"`gate` looks at a metric, and {checkpoint.reference} has no examples", "give `task` and `data`"
@@ -93,20 +92,6 @@ def _asks(config: Compress, model: Artifact, elsewhere: bool = False) -> bool:
     if config.data is not None:
         return True
     return trained_by(model) == "finetune" or (trained_by(model) == "pretrain" and not elsewhere)
-
-
-def _check_registered(config: Compress) -> None:
-    """Raises RequestError for a result that nothing would speak for, and that would be registered."""
-    last = config.steps[-1]
-    if config.register_as is None:
-        return
-    if last.kind == "export" and last.format == "gguf":
-        raise RequestError("`register_as`: no endpoint answers with GGUF files", "leave it out, or export ctranslate2")
-    if last.kind == "export" and last.weights != "float32" and config.gate is None:
-        raise RequestError(
-            f"`register_as`: with weights in {last.weights} answers differ, and nothing says by how much they may",
-            "give `gate`, or export float32, which is held to the same tokens",
-        )
 
 
 def _check_student(step: Distill, teacher: Artifact) -> None:

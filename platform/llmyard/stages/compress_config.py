@@ -172,6 +172,27 @@ class Compress(Stage):
             raise ValueError(why)
         return self
 
+    @model_validator(mode="after")
+    def _result_can_be_vouched_for(self) -> Self:
+        last = self.steps[-1]
+        if last.kind != "export":
+            return self
+        if last.format == "gguf" and self.gate is not None and self.gate.least_speedup is not None:
+            raise ValueError(
+                "gate.least_speedup: no engine here answers with GGUF files, so their speed is not measured: leave it "
+                "out, or export ctranslate2"
+            )
+        if self.register_as is None:
+            return self
+        if last.format == "gguf":
+            raise ValueError("`register_as`: no endpoint answers with GGUF files: leave it out, or export ctranslate2")
+        if last.weights != "float32" and self.gate is None:
+            raise ValueError(
+                f"`register_as`: with weights in {last.weights} answers differ, and nothing says by how much they may: "
+                "give `gate`, or export float32, which is held to the same tokens"
+            )
+        return self
+
 
 class Reduction(Stage):
     """One step of a ``compress`` that trains nothing; job files do not name it."""

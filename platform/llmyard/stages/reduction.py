@@ -21,7 +21,7 @@ from llmyard.tokens.tokenizer import FILE
 if TYPE_CHECKING:
     from llmyard.training.streams import MicroBatch
 
-REVISION = 1
+REVISION = 2
 _LOOKED_AT = 8  # samples at once: within a batch gradients cancel, many small ones tell more
 
 _MEASURED = 128  # training samples that tell the range of activations
@@ -103,7 +103,7 @@ class ReductionWork:
         """The shards it was trained on: its own task's first."""
         return [each for role, each in self.parents.items() if role.startswith("shards/")]
 
-    def micro_batches(self, samples: int, model: Any) -> list[MicroBatch]:
+    def micro_batches(self, samples: int) -> list[MicroBatch]:
         """Returns the first samples of the training data, as the model was trained on them."""
         from pydantic import TypeAdapter
 
@@ -125,7 +125,7 @@ class ReductionWork:
             base=None, labels={key: details[key] for key in LABELS if key in details}, folder="", fence=0, ticket=None,
             board=None, family=str(details.get("family", "")),
         )  # fmt: skip
-        streams = training_streams(job, Tokenizer.load(self.checkpoint.local(FILE)), model)
+        streams = training_streams(job, Tokenizer.load(self.checkpoint.local(FILE)))
         size = min(_LOOKED_AT, samples)
         return streams.micro_batches(0, math.ceil(samples / size), size, Peers())
 
@@ -134,7 +134,15 @@ LABELS = ("entity_types", "relations", "classes", "parts")
 
 
 def loss_of(model: Any, micro: MicroBatch) -> Any:
-    """Returns the mean loss of a model on a micro-batch."""
+    """Returns the mean loss of a model on a micro-batch; of preferences, of writing the replies that were chosen.
+
+    What a model was held to while it learned preferences is not there to compare it with. Compared with itself it would
+    rank by what tells the two replies apart: what it takes to write either of them cancels.
+    """
+    from llmyard.training.task_objectives import PreferenceObjective
+
+    if isinstance(micro.objective, PreferenceObjective):
+        return micro.objective.writing_loss(model, micro.batch)
     return micro.objective.loss(model, micro.batch) / max(1, micro.targets)
 
 
@@ -177,7 +185,7 @@ def _prune(step: Prune, work: ReductionWork, folder: Path) -> dict[str, Any]:
     if step.importance == "magnitude":
         importance = by_magnitude(model)
     else:
-        batches = work.micro_batches(step.examples, model)
+        batches = work.micro_batches(step.examples)
         importance = by_taylor(model, batches, loss_of)
         if step.importance == "removal":
             lost = losses_without_layers(model, batches, loss_of)
@@ -195,7 +203,7 @@ def _quantize(step: Quantize, work: ReductionWork, folder: Path) -> dict[str, An
     from llmyard.models.families import load, save
 
     model: Any = load(work.checkpoint.local())
-    batches = work.micro_batches(step.examples or _MEASURED, model) if reads_data(step) else []
+    batches = work.micro_batches(step.examples or _MEASURED) if reads_data(step) else []
     scheme = Scheme(step.scheme, step.group_size or _GROUP, step.skip, step.output_layer)
     done = quantize(model, scheme, batches, lambda micro: loss_of(model, micro))
     save(model, folder)

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from llmyard.core.artifacts import ArtifactStore
 from llmyard.core.errors import MissingArtifact
+from llmyard.core.job_record import keep
 from llmyard.core.storage import Storage
 from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, stages_of
 from llmyard.stages.naming import hub_name
+from llmyard.stages.settling import answers_of
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
 
 
@@ -81,8 +83,9 @@ def _started(
     from llmyard.runtime.tracking import Tracking
 
     name = job.name if isinstance(job, Pipeline) else ""
+    record = keep(store.storage, job.given())
     with session(address), Tracking(store.storage.uri) as tracking:
-        yield Context(store, tracking, progress, force, name)
+        yield Context(store, tracking, progress, force, name, record)
 
 
 def states(job: AnyJob, store: ArtifactStore) -> list[str]:
@@ -140,7 +143,7 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         return outer_inputs(stage.job)
     if stage.kind == "command":
         return [(reference.partition("/")[0], reference) for reference in stage.takes.values()]
-    named: list[tuple[str, str]] = []
+    named = [("records", name) for name in answers_of(stage)]
     if stage.kind == "prepare" and isinstance(stage.tokenizer, str):
         named.append(("tokenizer", stage.tokenizer))
     if stage.kind == "pretrain":
@@ -156,6 +159,9 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
         named += [("checkpoint", stage.checkpoint)] if stage.checkpoint is not None else []
         named += [("checkpoint", stage.compare_to)] if stage.compare_to is not None else []
         named += [("index", stage.retrieval.index)] if stage.retrieval is not None else []
+    if stage.kind == "predict":
+        named.append(("checkpoint", stage.checkpoint))
+        named += [("shards", stage.shards)] if stage.shards is not None else []
     if stage.kind == "compress":
         named.append(("checkpoint", stage.checkpoint))
     if stage.kind == "index":

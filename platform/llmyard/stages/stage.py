@@ -12,7 +12,9 @@ from llmyard.core.artifacts import Artifact, ArtifactStore, Draft, FileEntry, co
 from llmyard.core.config import Config
 from llmyard.core.errors import Pruned
 from llmyard.core.fingerprint import fingerprint
+from llmyard.core.job_record import submission_id
 from llmyard.stages.config import ARTIFACT_KIND, AnyStage
+from llmyard.stages.settling import settled
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Context:
         tracking: The connection to MLflow (``runtime.tracking.Tracking``).
         progress: Makes the live view of a stage: (stage number, stage) -> Progress.
         force: Run stages anew although their result exists.
+        job: Digest of the whole job, as it is written down; "" where it is not.
         parent: Token of the tracked run above; "" for none.
         trial: Takes the figures of a trial on its way (``stages.sweeping.trial_run.Reporter``); None outside of sweeps.
     """
@@ -88,6 +91,7 @@ class Context:
     progress: Callable[[AnyStage], Progress]
     force: bool = False
     pipeline: str = ""
+    job: str = ""
     parent: str = ""
     trial: Any = None
 
@@ -105,7 +109,12 @@ class Context:
             config=stage.model_dump(mode="json"),
             inputs=inputs,
             params=_flat(stage.decisive()),
-            tags={"llmyard.stage": stage.kind, "llmyard.pipeline": self.pipeline},
+            tags={
+                "llmyard.stage": stage.kind,
+                "llmyard.pipeline": self.pipeline,
+                "llmyard.job": self.job,
+                "llmyard.submission": submission_id(),
+            },
             code_version=code_version(),
             parent_token=self.parent,
         )
@@ -154,7 +163,7 @@ class Plan:
 
 def plan_stage(stage: AnyStage, store: ArtifactStore) -> Plan:
     """Returns a stage's resolved parents and fingerprint, and the finished artifact that makes it unnecessary."""
-    module = module_of(stage)
+    stage, module = settled(stage, store), module_of(stage)
     parents = module.parents(stage, store)
     print_ = stage_fingerprint(stage, module, parents)
     is_live = stage.kind == "evaluate" and stage.endpoint is not None  # another model may answer there by now
@@ -185,7 +194,7 @@ def skip(stage: AnyStage, done: Artifact, store: ArtifactStore) -> StageResult:
 
 def run_stage(stage: AnyStage, context: Context) -> StageResult:
     """Runs a stage, or takes the finished artifact of an equal run."""
-    began = time.monotonic()
+    began, stage = time.monotonic(), settled(stage, context.store)
     plan = plan_stage(stage, context.store)
     kind = ARTIFACT_KIND[stage.kind]
     if plan.finished is not None and not context.force:

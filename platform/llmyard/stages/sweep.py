@@ -65,8 +65,8 @@ def make(config: Sweep, making: Making) -> Made:
     referee = Referee.start(Journal, draft.storage, f"{draft.folder}/{_JOURNAL}", config)
     pinned = tuple({each.reference: each for each in [*making.parents.values(), *shared]}.values())
     work = TrialWork(
-        config, draft.storage, context.tracking.service, referee, making.run.spec.token, pinned, needs.is_here,
-        max(1, int(needs.cpus)),
+        config, draft.storage, context.tracking.service, referee, making.run.spec.token, context.job, pinned,
+        needs.is_here, max(1, int(needs.cpus)),
     )  # fmt: skip
     try:
         run_trials(run_trial, work, referee, room, _Watch(config, referee, making))

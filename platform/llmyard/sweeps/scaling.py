@@ -208,20 +208,6 @@ def resample(points: Sequence[Point], draws: int = 200, seed: int = 0) -> Resamp
     return Resampled(tuple(laws), failed)
 
 
-@dataclass(frozen=True)
-class Band:
-    """Intervals (low, high) of losses, one a place, and how many draws that could not be fitted were drawn again."""
-
-    bounds: tuple[tuple[float, float], ...]
-    failed: int
-
-
-def band(points: Sequence[Point], at: Sequence[tuple[float, float]], draws: int = 200, seed: int = 0) -> Band:
-    """Returns 95 % intervals of the losses at some (parameters, tokens); see :func:`resample`."""
-    found = resample(points, draws, seed)
-    return Band(found.losses(at), found.failed)
-
-
 def optimal(law: Law, flops: float) -> tuple[float, float]:
     """Returns the parameters and tokens with the least loss among those with 6 N D = C (Hoffmann et al. 2022, eq. 4).
 
@@ -236,11 +222,6 @@ def optimal(law: Law, flops: float) -> tuple[float, float]:
     ratio = math.log(law.alpha * law.a) - math.log(law.beta * law.b)
     size = min(max(ratio / (law.alpha + law.beta) + law.size_exponent * pairs, -300.0), 300.0)
     return math.exp(size), math.exp(pairs - size)
-
-
-def optimal_band(points: Sequence[Point], flops: float, draws: int = 200, seed: int = 0) -> OptimalBand:
-    """Returns 95 % intervals of what is optimal at a budget; see :func:`resample`."""
-    return resample(points, draws, seed).optimum(flops)
 
 
 def extrapolates(points: Sequence[Point], budget: float) -> float:
@@ -283,11 +264,6 @@ def held_out(points: Sequence[Point]) -> HeldOut:
     predicted = fmean(law.loss(each.parameters, each.tokens) for each in largest)
     run = Point(top.parameters, top.tokens, fmean(each.loss for each in largest))
     return HeldOut(run, predicted, extrapolates(others, top.flops), min(each.loss for each in others))
-
-
-def held_out_error(points: Sequence[Point]) -> float:
-    """Returns the relative error of :func:`held_out`; above 0 where the law was too pessimistic."""
-    return held_out(points).error
 
 
 def _one_thread() -> AbstractContextManager[Any]:

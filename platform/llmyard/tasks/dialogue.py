@@ -337,14 +337,15 @@ class States(_Conversation):
 
 
 def state_text(state: Mapping[str, Any]) -> str:
-    """Returns a state as a model writes it."""
-    return "; ".join(f"{slot}={value}" for slot, value in sorted(state.items())) or "none"
+    """Returns a state as a model writes it; a slot whose value is empty has none."""
+    return "; ".join(f"{slot}={value}" for slot, value in sorted(state.items()) if str(value).strip()) or "none"
 
 
 def _slots(state: Mapping[str, Any]) -> set[tuple[str, str]]:
     from llmyard.metrics.dialogue import normalized_value
 
-    return {(normalized_value(slot), normalized_value(str(value))) for slot, value in state.items()}
+    found = {(normalized_value(slot), normalized_value(str(value))) for slot, value in state.items()}
+    return {(slot, value) for slot, value in found if value}
 
 
 def _turn(turn: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:

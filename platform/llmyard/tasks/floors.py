@@ -73,17 +73,6 @@ def sentence_spans(text: str) -> list[Span]:
     return [(low, high) for low, high in trimmed if low < high]
 
 
-def lead(text: str, count: int) -> str:
-    """Returns the first sentences of a text as they stand, "" of an empty one; for news a strong summary.
-
-    Raises:
-        DataError: No sentence is asked for.
-    """
-    _refuse_no_sentences(count)
-    spans = sentence_spans(text)[:count]
-    return text[spans[0][0] : spans[-1][1]] if spans else ""
-
-
 def textrank(text: str, count: int, language: str) -> str:
     """Returns the sentences that are most like all others, in the order of the text (Mihalcea and Tarau 2004).
 

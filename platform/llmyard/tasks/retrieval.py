@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,23 +182,6 @@ def load_index(folder: str | Path, *, mapped: bool = True) -> Index:
     arrays = {name: np.load(home / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in _ARRAYS}
     ids = pq.read_table(home / "ids.parquet")["id"].combine_chunks()
     return Index(ids, k1=about["k1"], b=about["b"], **arrays)
-
-
-def recall_each(found: Sequence[Sequence[str]], wanted: Sequence[Collection[str]], k: int) -> npt.NDArray[np.float64]:
-    """Returns for each query the share of the wanted passages that are among the first k found; (queries,).
-
-    Raises:
-        DataError: No queries, unequal numbers, a query that wants nothing, or k below 1.
-    """
-    if not found or len(found) != len(wanted):
-        raise DataError(f"{len(found)} results do not pair up with {len(wanted)} queries", "give one list for each")
-    if k < 1:
-        raise DataError(f"recall among the first {k}", "give 1 or more")
-    if (empty := next((place for place, each in enumerate(wanted) if not each), None)) is not None:
-        raise DataError(f"query {empty} wants no passage", "leave such queries out")
-    return np.array(
-        [len(set(ids[:k]) & set(right)) / len(set(right)) for ids, right in zip(found, wanted, strict=True)]
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,6 @@ def bands_for(similarity: float, hashes: int = 112) -> tuple[int, int]:
     return hashes, 1
 
 
-def chance(similarity: float, bands: int, rows: int) -> float:
-    """Returns the probability that two texts of that Jaccard similarity share a band."""
-    return 1.0 - (1.0 - similarity**rows) ** bands
-
-
 def band_keys(units: Units, bands: int, rows: int, shingle: int = 5, seed: int = 1) -> U64:
     """Returns the band keys of every text, shape (texts, bands); 0 everywhere for a text without units.
 

@@ -28,7 +28,6 @@ FORMAT = 1
 # A unit never seen is one of so many: languages have about a million word forms.
 _UNSEEN = 1 << 20
 _BINS, _BINS_A_BIT = 1280, 32
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmyard.text.config import PII, Pii, Privacy
+from llmyard.text.config import Pii, Privacy
 from llmyard.text.tables import table
 
 _CONTEXT = 40  # characters before a number in which a word says what it is
@@ -48,30 +48,29 @@ class Masked:
 
 
 def mask(texts: pa.ChunkedArray | pa.Array, config: Privacy) -> Masked:
-    """Returns the texts with the spans of the wanted kinds replaced.
-
-    Only rows that a column-wide pattern suspects are read in Python.
-    """
-    counts: Counter[str] = Counter()
+    """Returns the texts with the spans of the wanted kinds replaced."""
     values = table("privacy")["placeholders" if config.replace_by == "placeholder" else "fakes"]
-    suspects = {
-        group: pc.fill_null(_suspected(texts, pattern), False).to_numpy(zero_copy_only=False)
-        for group, pattern in table("privacy")["suspects"].items()
-        if not _FINDERS[group].kinds.isdisjoint(config.kinds)
-    }
-    changed: dict[int, str] = {}
-    for row in sorted({int(row) for marks in suspects.values() for row in marks.nonzero()[0]}):
-        text = texts[row].as_py()
-        spans = _found(text, [group for group in suspects if suspects[group][row]], config.kinds)
-        if spans:
-            changed[row] = _replaced(text, spans, values)
-            counts.update(span.kind for span in spans)
+    found = spans_of(texts, config.kinds)
+    changed = {row: _replaced(texts[row].as_py(), spans, values) for row, spans in found.items()}
+    counts: Counter[str] = Counter(span.kind for spans in found.values() for span in spans)
     return Masked(_with_rows(texts, changed), dict(counts), len(changed))
 
 
-def find(text: str, kinds: Collection[Pii] = PII) -> list[Span]:
-    """Returns what is personal in the text, in its order; spans do not overlap."""
-    return _found(text, list(_FINDERS), kinds)
+def spans_of(texts: pa.ChunkedArray | pa.Array, kinds: Collection[Pii]) -> dict[int, list[Span]]:
+    """Returns what is personal in each text that holds any: row to spans in their order, which do not overlap.
+
+    Only rows that a column-wide pattern suspects are read in Python.
+    """
+    suspects = {
+        group: pc.fill_null(_suspected(texts, pattern), False).to_numpy(zero_copy_only=False)
+        for group, pattern in table("privacy")["suspects"].items()
+        if not _FINDERS[group].kinds.isdisjoint(kinds)
+    }
+    rows = sorted({int(row) for marks in suspects.values() for row in marks.nonzero()[0]})
+    found = {
+        row: _found(texts[row].as_py(), [group for group in suspects if suspects[group][row]], kinds) for row in rows
+    }
+    return {row: spans for row, spans in found.items() if spans}
 
 
 def _suspected(texts: Any, pattern: str) -> Any:

@@ -37,12 +37,6 @@ class Counts:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __add__(self, other: Counts) -> Counts:
-        counter = WordCounter()
-        counter.add_counts(self)
-        counter.add_counts(other)
-        return counter.counts()
-
     @property
     def words(self) -> pa.LargeStringArray:
         """The words, without a copy."""
@@ -51,25 +45,6 @@ class Counts:
     def table(self) -> pa.Table:
         """Returns the columns ``word`` and ``count``, to be written to a file."""
         return pa.table({"word": self.words, "count": self.counts})
-
-    @classmethod
-    def of_table(cls, table: Any) -> Counts:
-        """Returns the counts that :meth:`table` wrote; words that stand there twice are added up."""
-        counter = WordCounter()
-        counter.add_table(table)
-        return counter.counts()
-
-
-def count_words(texts: Any, split_han: bool) -> Counts:
-    """Returns the words of an Arrow string column and their counts.
-
-    Args:
-        texts: Without nulls.
-        split_han: Whether every Chinese character is a word of its own; must be that of the tokenizer's config.
-    """
-    counter = WordCounter()
-    counter.add(texts, split_han)
-    return counter.counts()
 
 
 def count_all(texts: Iterable[str], split_han: bool) -> Counts:

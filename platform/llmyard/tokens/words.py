@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from llmyard.core.columns import buffers_of
-from llmyard.core.compiled import F64, I64, U8, U32, U64, Bools, Number, compiled
+from llmyard.core.compiled import F64, I64, U8, U32, U64, Number, compiled
 from llmyard.core.errors import RequestError
 from llmyard.text import characters
 from llmyard.text.characters import HAN, LETTER, MARK, NUMBER, SPACE
@@ -28,44 +24,15 @@ _PREFIX = 1.0  # in place of a logarithm, for what only begins words
 _SLOTS = 1 << 21
 
 
-def segment(text: str) -> list[str]:
-    """Returns the words of a text in order; joined they are the text.
-
-    Runs of letters and digits are words, and so are runs of spaces and single other characters.
-    """
-    places = [*np.flatnonzero(word_starts(text)).tolist(), len(text)]
-    return [text[low:high] for low, high in pairwise(places)]
-
-
-def word_starts(text: str) -> Bools:
-    """Returns for each character whether a word begins with it."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    marks: Bools = starts_of(pa.array([text], pa.large_string()))[(data & 0xC0) != 0x80] != 0
-    return marks
-
-
-def starts_of(texts: Any) -> U8:
-    """Returns for each byte of an Arrow string column, from the first text on, 1 where a word begins, else 0.
-
-    Raises:
-        RequestError: The package jieba, which holds the dictionary, is not installed.
-    """
-    return _marks(*buffers_of(texts))
-
-
 def starts_in(data: U8) -> U8:
     """Returns for each byte of one text in UTF-8, which may be cut within a character, 1 where a word begins.
 
     Raises:
         RequestError: The package jieba, which holds the dictionary, is not installed.
     """
-    return _marks(data, np.array([0, len(data)], np.int64))
-
-
-def _marks(data: U8, offsets: I64) -> U8:
-    marks = np.zeros(int(offsets[-1] - offsets[0]), np.uint8)
+    marks = np.zeros(len(data), np.uint8)
     keys, chances, unknown = _dictionary()
-    _mark(data, offsets, characters.classes(), keys, chances, unknown, marks)
+    _mark(data, np.array([0, len(data)], np.int64), characters.classes(), keys, chances, unknown, marks)
     return marks
 
 

@@ -189,6 +189,11 @@ class PreferenceObjective(Forgetful):
         loss = -F.logsigmoid(self.beta * margins).sum()
         return {"loss": (float(loss), count), "accuracy": (float((margins > 0).sum()), count)}
 
+    def writing_loss(self, model: Any, batch: Batch) -> Tensor:
+        """Returns the mean cross-entropy of the chosen replies' tokens, in nats; it needs no reference."""
+        chosen = {name: each[: self.targets(batch)] for name, each in batch.items()}
+        return -_likelihoods(model, chosen).sum() / (chosen["labels"] != IGNORE).sum()
+
     def _margins(self, model: Any, batch: Batch) -> Tensor:
         """Returns by how much the chosen replies gained more than the rejected ones (B)."""
         with torch.no_grad():

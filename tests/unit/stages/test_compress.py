@@ -85,6 +85,47 @@ def test_what_cannot_be_done_is_refused_in_the_file(steps: list[dict[str, Any]],
         job(*steps)
 
 
+GGUF = {"kind": "export", "format": "gguf", "weights": "q8_0"}
+CTRANSLATE2 = {"kind": "export", "format": "ctranslate2"}
+NAMED, GATE = {"name": "small"}, {"most_loss": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("step", "fields", "said"),
+    [
+        (GGUF, {"register_as": NAMED}, "no endpoint answers with GGUF files"),
+        (GGUF, {"register_as": NAMED, "gate": GATE}, "no endpoint answers with GGUF files"),
+        (GGUF, {"gate": {**GATE, "least_speedup": 1.5}}, "gate.least_speedup: no engine here answers with GGUF files"),
+        ({**CTRANSLATE2, "weights": "int8"}, {"register_as": NAMED}, "weights in int8 answers differ"),
+    ],
+)
+def test_a_result_that_nothing_can_vouch_for_is_refused_in_the_file(
+    step: dict[str, Any], fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        job(step, **fields)
+    whole = {"kind": "compress", "output": "small", "checkpoint": "translator", "steps": [step], **fields}
+    with pytest.raises(ValidationError, match=said):
+        job_adapter().validate_python({"kind": "pipeline", "name": "all", "stages": [whole]})
+
+
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        (GGUF, {"gate": GATE}),
+        (CTRANSLATE2, {"register_as": NAMED, "gate": {**GATE, "least_speedup": 1.5}}),
+        ({**CTRANSLATE2, "weights": "int8"}, {"register_as": NAMED, "gate": GATE}),
+        (CTRANSLATE2, {"register_as": NAMED}),
+        ({"kind": "quantize"}, {"register_as": NAMED}),
+    ],
+)
+def test_a_result_that_can_be_judged_is_taken_and_so_is_its_stored_config(
+    step: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    config = job(step, **fields)
+    assert Compress.model_validate(config.model_dump(mode="json")) == config
+
+
 def test_a_job_file_takes_a_compression_and_no_reduction() -> None:
     plain = job({"kind": "quantize"}).model_dump(mode="json")
     assert job_adapter().validate_python(plain) == job({"kind": "quantize"})

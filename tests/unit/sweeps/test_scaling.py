@@ -16,13 +16,10 @@ from llmyard.sweeps import scaling
 from llmyard.sweeps.scaling import (
     Law,
     Point,
-    band,
     extrapolates,
     fit,
     held_out,
-    held_out_error,
     optimal,
-    optimal_band,
     points_of,
     resample,
 )
@@ -100,8 +97,8 @@ def test_the_band_holds_the_true_loss_in_most_seeds() -> None:
     places = [(3e5, 5e6), (1e6, 1e7), (2e6, 3e7)]
     held, widths = [], []
     for seed in range(10):
-        found = band(measured(TOY, seed, 0.01, SMALL_SIZES, SMALL_TOKENS), places, draws=30, seed=seed)
-        for place, (low, high) in zip(places, found.bounds, strict=True):
+        found = resample(measured(TOY, seed, 0.01, SMALL_SIZES, SMALL_TOKENS), draws=30, seed=seed).losses(places)
+        for place, (low, high) in zip(places, found, strict=True):
             held.append(low <= TOY.loss(*place) <= high)
             widths.append((high - low) / TOY.loss(*place))
     assert sum(held) >= 0.8 * len(held)
@@ -110,7 +107,7 @@ def test_the_band_holds_the_true_loss_in_most_seeds() -> None:
 
 def test_intervals_of_the_optimum_hold_it_and_grow_beyond_what_was_measured() -> None:
     points = measured(TOY, 1, 0.01, SMALL_SIZES, SMALL_TOKENS)
-    within, beyond = (optimal_band(points, flops, draws=40) for flops in (5e13, 5e16))
+    within, beyond = (resample(points, draws=40).optimum(flops) for flops in (5e13, 5e16))
     size, tokens = optimal(TOY, 5e13)
     for (low, high), value in (
         (within.parameters, size),
@@ -255,7 +252,7 @@ def test_how_far_a_budget_lies_beyond_what_was_measured() -> None:
 
 def test_the_largest_run_is_foretold_by_the_others() -> None:
     exact = measured(PUBLISHED, noise=0.0)
-    assert held_out_error(exact) == pytest.approx(0.0, abs=1e-6)
+    assert held_out(exact).error == pytest.approx(0.0, abs=1e-6)
     *others, last = exact
     found = held_out([*others, Point(last.parameters, last.tokens, last.loss / 1.1), last])
     assert found.run.loss == pytest.approx((last.loss + last.loss / 1.1) / 2)  # runs of as much compute are one

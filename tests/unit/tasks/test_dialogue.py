@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmyard.tasks.catalogue import task_of
 from llmyard.tasks.config import Dialogue, Instruction
@@ -171,3 +173,36 @@ def test_replies_are_measured_in_both_languages() -> None:
     assert name
     assert task.bucket("", cases[0]) == "empty"
     assert task.bucket("订好了", cases[0]) == "wrong language"
+
+
+def state_scores(said: list[dict[str, str]], states: list[dict[str, str]]) -> dict[str, float]:
+    task = task_of(Dialogue(slots=True), "transformer")
+    return {name: each.value for name, each in task.measures(said, [{"state": state} for state in states]).items()}
+
+
+def test_states_are_scored_by_slot_and_as_a_whole() -> None:
+    states = [{"area": "North", "time": "18:00"}, {"名称": "７天 酒店"}, {"area": ""}]
+    found = state_scores([{"area": "north", "time": "18:00"}, {"名称": "7天酒店", "评分": "4.5"}, {}], states)
+    assert found["slot_precision"] == 3 / 4
+    assert found["slot_recall"] == 1  # an empty value is none
+    assert found["joint_accuracy"] == 2 / 3
+    assert found["slot_f1"] == pytest.approx(6 / 7)
+    assert state_text(states[2]) == state_text({}) == "none"
+    # A wrong value is a false alarm and a miss.
+    wrong = state_scores([{"area": "south"}], [{"area": "north"}])
+    assert (wrong["slot_precision"], wrong["slot_recall"]) == (0, 0)
+
+
+STATES = st.lists(
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from(["x", "y", "酒店"])), min_size=1, max_size=6
+).filter(any)
+
+
+@settings(deadline=None)
+@given(STATES, st.randoms(use_true_random=False))
+def test_the_right_states_score_1_and_others_less(states: list[dict[str, str]], random: Any) -> None:
+    assert set(state_scores(states, states).values()) == {1.0}
+    other = random.sample(states, len(states))
+    found = state_scores(other, states)
+    assert 0 <= found["slot_f1"] <= 1
+    assert (found["joint_accuracy"] == 1) == (other == states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,44 @@ def test_facts_are_scored_over_all_texts() -> None:
     scores = score(GRAPH, [right, turned], [FACT, FACT])
     assert scores == {"triple_f1": 0.5, "triple_precision": 0.5, "triple_recall": 0.5, "entity_f1": 0.75}
     assert GRAPH.metric in scores
+
+
+def test_spans_score_as_seqeval_scores_their_tags() -> None:
+    seqeval = pytest.importorskip("seqeval.metrics")
+    draw = random.Random(0)
+
+    def tagged(spans: list[tuple[int, int, str]]) -> list[str]:
+        tags = ["O"] * 12
+        for start, end, kind in spans:
+            tags[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)
+        return tags
+
+    def spans() -> list[tuple[int, int, str]]:
+        borders = sorted(draw.sample(range(13), draw.choice([2, 4, 6])))
+        kinds = ["人", "place"]
+        return [(low, high, draw.choice(kinds)) for low, high in zip(borders[::2], borders[1::2], strict=True)]
+
+    wanted = [spans() for _ in range(100)]
+    said = [each if draw.random() < 0.5 else spans() for each in wanted]
+    text = "a" * 12
+    found = [Annotation(tuple(Entity(text[a:b], kind, a, b) for a, b, kind in each), ()) for each in said]
+    records: list[Any] = [
+        {"text": text, "triples": [], "entities": [{"start": a, "end": b, "type": kind} for a, b, kind in each]}
+        for each in wanted
+    ]
+    expected = seqeval.f1_score([tagged(each) for each in wanted], [tagged(each) for each in said])
+    assert score(GRAPH, found, records)["entity_f1"] == pytest.approx(expected)
+
+
+def test_a_fact_counts_once_in_its_own_text_only() -> None:
+    one, other = ("马洛", "lives_in", "科拉镇"), ("Dena", "founded", "Kora Bank")
+    record = {
+        **FACT, "entities": [], "triples": [dict(zip(("subject", "relation", "object"), one, strict=True))],
+    }  # fmt: skip
+    twice = score(GRAPH, [Annotation((), (one, other, one)), Annotation((), ())], [record, record])
+    assert (twice["triple_precision"], twice["triple_recall"]) == (1 / 2, 1 / 2)
+    empty = {**FACT, "entities": [], "triples": []}
+    assert score(GRAPH, [Annotation((), (one,)), Annotation((), ())], [empty, record])["triple_f1"] == 0
 
 
 def test_baselines_answer_every_record(world: SmallWorld) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmyard.sources.smallworld import SmallWorld
 from llmyard.text.config import PII, Privacy
-from llmyard.text.privacy import find, iban_valid, id_card_valid, luhn_valid, mask
+from llmyard.text.privacy import Span, iban_valid, id_card_valid, luhn_valid, mask, spans_of
 
 PRESIDIO = Path(__file__).resolve().parents[4] / "shared/data/presidio_pii/synth_dataset_v2.json"
 PRESIDIO_KINDS = {
@@ -25,6 +25,10 @@ PRESIDIO_KINDS = {
     "IBAN_CODE": "iban",
     "IP_ADDRESS": "ip",
 }
+
+
+def find(text: str) -> list[Span]:
+    return spans_of(pa.array([text]), PII).get(0, [])
 
 
 def kinds_of(text: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from llmyard.tokens.shards import ShardSet, ShardWriter, token_dtype
 from llmyard.tokens.tokenizer import SEPARATOR, Tokenizer
 from llmyard.tokens.views import PackedView
 from llmyard.tokens.word_starts import WordStarts
-from llmyard.tokens.words import segment
+from llmyard.tokens.words import starts_in
 
 WORLD = SmallWorld("dev", seed=7)
 TEXTS = [WORLD.document(index).text for index in range(120)]
@@ -44,8 +44,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def test_words_of_both_languages_begin_where_they_should(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     for text in (" ".join(text.split())[:60] for text in TEXTS[:30]):
-        words = segment(text)
-        starts = set(np.cumsum([0, *map(len, words)])[:-1].tolist())
+        data = text.encode()
+        marks = starts_in(np.frombuffer(data, np.uint8))
+        starts = {len(data[:place].decode()) for place in np.flatnonzero(marks).tolist()}
         encoded = tokenizer.encode_with_spans([text])[0]
         begins = WordStarts(tokenizer)(np.array(encoded.ids))
         assert begins[0]

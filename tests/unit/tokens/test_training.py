@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from llmyard.core.errors import DataError, RequestError
 from llmyard.sources.smallworld import SmallWorld
 from llmyard.tokens.config import BpeTokenizer, TrainedTokenizer, UnigramTokenizer, WordPieceTokenizer
-from llmyard.tokens.counts import Counts, count_all, count_words
+from llmyard.tokens.counts import Counts, WordCounter, count_all
 from llmyard.tokens.tokenizer import CONTROL, Tokenizer, byte_words
 from llmyard.tokens.training import train, train_bpe
 
@@ -79,7 +77,7 @@ def test_words_are_those_of_the_pattern(split_han: bool) -> None:
             wanted[word] = wanted.get(word, 0) + 1
     alphabet = {name: byte for byte, name in enumerate(_byte_names())}
     found = {bytes(alphabet[name] for name in word).decode(): count for word, count in wanted.items()}
-    assert counted(count_words(pa.array(TEXTS[:50]), split_han)) == found
+    assert counted(count_all(TEXTS[:50], split_han)) == found
 
 
 def _byte_names() -> list[str]:
@@ -88,25 +86,27 @@ def _byte_names() -> list[str]:
     return byte_characters()
 
 
-def test_counts_of_portions_add_up_in_any_order_and_survive_a_file() -> None:
+def test_counts_of_portions_add_up_in_any_order_and_survive_a_file(tmp_path: Path) -> None:
     whole = count_all(iter(TEXTS), False)
-    parts = [count_words(pa.array(TEXTS[low : low + 90]), False) for low in range(0, 400, 90)]
-    for order in (parts, parts[::-1]):
-        added = functools.reduce(operator.add, order)
+    parts = [count_all(TEXTS[low : low + 90], False).table() for low in range(0, 400, 90)]
+    for order in (parts, parts[::-1], [parts[0].slice(0, 10), parts[0].slice(10), *parts[1:]]):
+        counter = WordCounter()
+        for number, part in enumerate(order):
+            pq.write_table(part, tmp_path / f"{number}.parquet")
+            counter.add_table(pq.read_table(tmp_path / f"{number}.parquet"))
+        added = counter.counts()
         assert counted(added) == counted(whole)
-        again = Counts.of_table(pa.concat_tables([added.table().slice(0, 10), added.table().slice(10)]))
-        assert counted(again) == counted(whole)
         assert (
-            train_bpe(again, BpeTokenizer(vocab_size=900)).to_json()
+            train_bpe(added, BpeTokenizer(vocab_size=900)).to_json()
             == Tokenizer.train(TEXTS, BpeTokenizer(vocab_size=900)).to_json()
         )
-    assert len(count_words(pa.array([], pa.string()), False)) == 0
+    assert len(count_all([], False)) == 0
 
 
 def test_many_and_long_words_make_the_table_grow() -> None:
     words = [f" {number:x}".replace("0", "g").translate(dict(zip(map(ord, "123456789"), "hijklmnop", strict=True)))
              for number in range(30_000)]  # fmt: skip
-    counts = count_words(pa.array(["".join(words), "x" * 1_000_000, "".join(words[:7])]), False)
+    counts = count_all(["".join(words), "x" * 1_000_000, "".join(words[:7])], False)
     assert counted(counts) == {**dict.fromkeys(words, 1), **dict.fromkeys(words[:7], 2), "x" * 1_000_000: 1}
 
 

@@ -6,14 +6,20 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmyard.tokens.words import segment, starts_of, word_starts
+from llmyard.tokens.words import starts_in
 
 TREEBANK = Path(__file__).resolve().parents[4] / "shared/data/ud_zh_gsdsimp"
+
+
+def segment(text: str) -> list[str]:
+    """Returns the words of a text."""
+    data = text.encode()
+    places = [*np.flatnonzero(starts_in(np.frombuffer(data, np.uint8))).tolist(), len(data)]
+    return [data[low:high].decode() for low, high in pairwise(places)]
 
 
 @pytest.mark.parametrize(
@@ -30,10 +36,12 @@ def test_a_text_is_cut_into_words(text: str, words: str) -> None:
     assert segment(text) == [word.replace("_", " ") for word in words.split(" ")]
 
 
-def test_starts_mark_the_first_characters_of_words() -> None:
-    assert word_starts("他在北京a").tolist() == [True, True, True, False, True]
+def test_starts_mark_the_first_bytes_of_words() -> None:
+    data = np.frombuffer("他在北京a".encode(), np.uint8)
+    assert np.flatnonzero(starts_in(data)).tolist() == [0, 3, 6, 12]
     assert segment("") == []
-    assert word_starts("").tolist() == []
+    # One that is cut within a character still has the words before.
+    assert np.flatnonzero(starts_in(data[:-2])).tolist()[:3] == [0, 3, 6]
 
 
 @given(st.text(st.sampled_from("北京大学生活的人 a1.,'’é\n🐼𠮷"), max_size=40))
@@ -41,13 +49,6 @@ def test_starts_mark_the_first_characters_of_words() -> None:
 def test_words_joined_are_the_text(text: str) -> None:
     assert "".join(segment(text)) == text
     assert all(segment(text))
-
-
-def test_a_column_gives_the_words_of_its_texts() -> None:
-    texts = ["他在北京大学。", "", "two words", "３个苹果"] * 3
-    single = np.concatenate([starts_of(pa.array([text])) for text in texts])
-    for column in (pa.array(texts), pa.array(["x", *texts], pa.large_string())[1:], pa.chunked_array([texts])):
-        assert np.array_equal(starts_of(column), single)
 
 
 @pytest.mark.skipif(not TREEBANK.exists(), reason=f"{TREEBANK} is missing")

@@ -21,6 +21,7 @@ LIMITS = Limits()
 DOCUMENT = Limits(max_record_bytes=1 << 30)
 _FREE_BYTES = 8 << 20  # below this a document may have shrunk as much as it likes
 _HEAD_BYTES = 256
+_LINE_BYTES = 1 << 18
 # What the standard library raises for archives that are cut, changed or encrypted; OSError and ValueError come from
 # seeking to where there is nothing.
 _DAMAGE = (
@@ -106,11 +107,7 @@ def is_list(path: str) -> bool:
     """
     if path.endswith(".zip"):
         return True
-    try:
-        with Stream(path, LIMITS) as stream:
-            head = stream.read(_HEAD_BYTES).removeprefix(BYTE_ORDER_MARK).lstrip()
-    except Unopenable as error:
-        raise _unopenable(path, error) from None
+    head = _head(path, _HEAD_BYTES)
     if not head.startswith(b"["):
         return False
     first, line_feed, rest = head.partition(b"\n")
@@ -121,6 +118,32 @@ def is_list(path: str) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def is_lines(path: str) -> bool:
+    """Returns whether a file is surely no JSON document: its first line is JSON by itself, and there are more.
+
+    Raises:
+        DataError: The file cannot be opened or read.
+    """
+    if path.endswith(".zip"):
+        return False
+    first, _, rest = _head(path, _LINE_BYTES).partition(b"\n")
+    if not first.strip() or not rest.strip():
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _head(path: str, size: int) -> bytes:
+    try:
+        with Stream(path, LIMITS) as stream:
+            return stream.read(size).removeprefix(BYTE_ORDER_MARK).lstrip()
+    except Unopenable as error:
+        raise _unopenable(path, error) from None
 
 
 def document_of(path: str) -> Any:

@@ -26,6 +26,7 @@ _ROWS: dict[str, Callable[[Iterable[tuple[int, Any]]], Iterator[Found]]] = {
     "messages": messages, "alpaca": alpaca, "sharegpt": sharegpt, "qmsum": qmsum,
 }  # fmt: skip
 _DOCUMENTS: dict[str, Callable[[Any], Iterator[Found]]] = {"fewrel": fewrel, "sgd": sgd, "crosswoz": crosswoz}
+DOCUMENTS = ("squad", *_DOCUMENTS)  # formats whose files are one JSON document
 
 
 def read_file(path: str, source: Records, task: str) -> Iterator[Record | BadRecord]:
@@ -40,6 +41,15 @@ def read_file(path: str, source: Records, task: str) -> Iterator[Record | BadRec
     if task == "classification" and FORMAT_TASKS.get(source.format) == RELATIONS:
         found = labelled(found)
     yield from finished(found, path, name_of(path), source, task, kind)
+
+
+def is_document(path: str, format_: str) -> bool:
+    """Returns whether a file of a format is one JSON document, which is parsed as a whole.
+
+    Raises:
+        DataError: The file cannot be opened or read.
+    """
+    return format_ in DOCUMENTS or (format_ in ("jsonl", *_ROWS) and is_list(path))
 
 
 def check_task(source: Records | HubExamples, task: str) -> None:

@@ -24,6 +24,7 @@ class TrialWork:
         service: The tracking service.
         referee: Takes and answers what the :class:`llmyard.stages.sweeping.journal.Journal` does.
         parent: Token of the sweep's tracked run.
+        job: Digest of the job that the sweep is of.
         shared: What the trials share.
         is_here: Whether training runs in the trial's own process.
         threads: For training here.
@@ -34,6 +35,7 @@ class TrialWork:
     service: Any
     referee: Any
     parent: str
+    job: str
     shared: tuple[Artifact, ...]
     is_here: bool
     threads: int
@@ -90,8 +92,8 @@ def run_trial(work: TrialWork, number: int, values: Mapping[str, Any]) -> None:
             found = store
             for stage in trial_stages(work.sweep, number, values, seed):
                 context = Context(
-                    found, tracking, lambda stage: Silent(), pipeline=work.sweep.output, parent=work.parent,
-                    trial=reporter,
+                    found, tracking, lambda stage: Silent(), pipeline=work.sweep.output, job=work.job,
+                    parent=work.parent, trial=reporter,
                 )  # fmt: skip
                 with training_here(work.is_here):
                     last = run_stage(stage, context)
