@@ -83,10 +83,7 @@ def _bounded(schema: Any) -> Any:
         return [_bounded(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {
-        name: value if name in ("enum", "const", "default", "examples") else _bounded(value)
-        for name, value in schema.items()
-    }
+    found = {name: value if name in _DATA else _bounded(value) for name, value in schema.items()}
     if schema.get("type") == "string" and not any(name in schema for name in _ENDED):
         found["maxLength"] = MAX_STRING
     return found

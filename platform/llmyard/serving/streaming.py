@@ -34,7 +34,6 @@ class Chunks(Protocol):
     """
 
     head: dict[str, Any]
-
     before: bytes
     behind: bytes
 
