@@ -207,7 +207,6 @@ def run_workers(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20" if resources.most <= 64 else "120")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
 
     per_worker = {"CPU": resources.cpus_per_worker} | (
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
@@ -224,7 +223,7 @@ def run_workers(
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
-            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            torch_config=_process_group("nccl" if resources.gpus_per_worker else "gloo"),
             # Ray keeps nothing of value here: checkpoints and metrics go llmyard's own ways.
             run_config=RunConfig(
                 name=name,
@@ -268,6 +267,35 @@ def _trainer() -> Any:
             return [each for each in made if type(each).__name__ != "DatasetsCallback"]
 
     return Trainer
+
+
+def _process_group(backend: str) -> Any:
+    """Returns Ray's set-up of a torch process group, which tells Gloo first which network it is to use: by itself it
+    takes what the host's name stands for, and that is 127.0.0.1 on many a machine.
+    """
+    from ray.train.torch.config import TorchConfig, _TorchBackend
+
+    class Backend(_TorchBackend):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_use_network_of_node)
+            super().on_start(worker_group, backend_config)
+
+    class ProcessGroup(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return ProcessGroup(backend=backend)
+
+
+def _use_network_of_node() -> None:
+    import psutil
+    import ray
+
+    here = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == here for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def _fitted(trainer: Any, board: Any, watch: Callable[[], None]) -> BaseException | None:
