@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playground_models import ALIAS, NAMES, TEXTS, make_models
+from playground_models import ALIAS, MANY_TOKENS, NAMES, TEXTS, make_models
 from playground_page import SECONDS, Page, browser, until
 
 from llmyard.serving.api import build_api
@@ -78,7 +78,7 @@ def served(tiny: Any, models: dict[str, Any], tmp_path_factory: pytest.TempPathF
     named = {**dict(zip(NAMES, NAMES, strict=True)), "translator": ALIAS}
     origins = [origin_of(tiny.store.get(name, "checkpoint"), named[name]) for name in NAMES]
     keys = [StoredKey(hash_of("ly-right")), StoredKey(hash_of("ly-limited"), rate=Rate(requests=3))]
-    limits = Limits(max_new_tokens=3500)
+    limits = Limits(max_new_tokens=MANY_TOKENS)
     api = build_api(
         list(models.values()), KeyRing(lambda: keys), limits, origins=origins, passages=Passages(folder)
     )  # fmt: skip

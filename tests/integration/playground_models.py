@@ -22,6 +22,7 @@ CONVERSATIONS = {
 NAMES = ("translator", "summaries", "chooser", "reader", "replies", "state", "base", "endless", "triples")
 ALIAS = "models:/tiny-translator@champion"  # by which the first one is named
 ENDLESS = "a green lamp, "
+MANY_TOKENS = 30_000  # so many take far longer than any test looks at them
 _SIZE = {"hidden_size": 32, "heads": 2}
 
 
@@ -160,7 +161,7 @@ def _endless(tokenizer: Any, config: None) -> Any:
 
     torch.manual_seed(8)
     ids = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id, "end_id": tokenizer.end_id}
-    model = build(Llama(**_SIZE, layers=1, feed_forward_size=64), max_tokens=4096, **ids)
+    model = build(Llama(**_SIZE, layers=1, feed_forward_size=64), max_tokens=MANY_TOKENS + 1000, **ids)
     said = torch.tensor([tokenizer.encode(ENDLESS * 40)[:96]])
     return _learn(model, lambda: model(input_ids=said, labels=said).loss, 60)
 

@@ -18,7 +18,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
 
 from playground_endpoint import Served, small
-from playground_models import ALIAS, ANSWERS, CONVERSATIONS, ENDLESS, NAMES, QUESTIONS, SUMMARIES, TEXTS, UNANSWERABLE
+from playground_models import (
+    ALIAS,
+    ANSWERS,
+    CONVERSATIONS,
+    ENDLESS,
+    MANY_TOKENS,
+    NAMES,
+    QUESTIONS,
+    SUMMARIES,
+    TEXTS,
+    UNANSWERABLE,
+)
 from playground_page import Page, as_json, downloaded, turtle_triples, until
 
 from llmyard.serving.api import build_api
@@ -203,7 +214,7 @@ def test_a_conversation_is_streamed_and_remembered(page: Page) -> None:
 def test_an_answer_is_stopped_and_its_work_ends(page: Page, models: dict[str, Any]) -> None:
     page.open("chat")
     page.choose("endless")
-    page.write("Tokens at most", "3500")
+    page.write("Tokens at most", str(MANY_TOKENS))
     page.write("Message", ENDLESS)
     aborted = models["endless"].engine.stats().aborted
     page.find("button.primary").click()
@@ -322,10 +333,10 @@ def test_a_busy_or_vanished_endpoint_and_a_broken_stream_are_told(
     from llmyard.generation.model import Model
 
     own = {**models, "translator": Model.load(tiny.store.get("translator", "checkpoint"))}
-    with small(own, "translator", "endless", deadline_seconds=1.5, max_new_tokens=3500) as endpoint:
+    with small(own, "translator", "endless", deadline_seconds=1.5, max_new_tokens=MANY_TOKENS) as endpoint:
         page = Page(driver, endpoint.url)
         page.open("chat")
-        page.write("Tokens at most", "3500")
+        page.write("Tokens at most", str(MANY_TOKENS))
         page.write("Message", ENDLESS)
         page.run()
         assert page.text(".reply .failure strong") == "The answer broke off before its end."

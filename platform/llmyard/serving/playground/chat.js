@@ -115,11 +115,23 @@ export class Chat extends Bench {
 
   async listen(reply, path, body, signal) {
     if (!body.stream) return reply.takeWhole((await ask(path, body, signal)).answer);
-    for await (const event of events(path, body, signal)) {
+    let frame = 0;
+    const draw = () => {
+      frame = 0;
       const { scrollTop, scrollHeight, clientHeight } = this.log;
-      reply.take(event);
+      reply.draw();
       // Who has scrolled up to read is left there.
       if (scrollHeight - scrollTop - clientHeight < 40) this.log.scrollTop = this.log.scrollHeight;
+    };
+    try {
+      // Once a frame: a fast model writes many tokens in one, and drawing each would leave no time for the user's clicks.
+      for await (const event of events(path, body, signal)) {
+        reply.take(event);
+        frame ||= requestAnimationFrame(draw);
+      }
+    } finally {
+      cancelAnimationFrame(frame);
+      draw();
     }
   }
 

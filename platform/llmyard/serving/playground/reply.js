@@ -12,7 +12,8 @@ export class Reply {
     this.began = performance.now();
     this.first = null; // milliseconds to the first piece of text
     this.usage = this.finish = this.slots = null;
-    this.body = make("div", { class: "written" });
+    this.written = document.createTextNode("");
+    this.body = make("div", { class: "written" }, this.written);
     this.figures = make("div", { class: "figures" });
     const author = make("p", { class: "author" }, model.id);
     this.node = make("article", { class: "reply", "aria-busy": "true" }, author, this.body, this.figures);
@@ -32,8 +33,12 @@ export class Reply {
     if (!content) return;
     this.first ??= performance.now() - this.began;
     this.content += content;
-    if (this.content.length < 200) this.body.lang = langOf(this.content); // by then it is known
-    this.body.append(content);
+  }
+
+  /** Draws what has come since it was drawn last. */
+  draw() {
+    if (this.written.length < 200) this.body.lang = langOf(this.content); // by then it is known
+    this.written.appendData(this.content.slice(this.written.length));
   }
 
   /** Takes an answer that came whole. */
