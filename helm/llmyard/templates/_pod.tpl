@@ -88,6 +88,16 @@ securityContext:
 {{- /* What a node that is told to go may take to hand its work over; the rest of the time is for ending. */}}
 - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ sub (.workload.spec.terminationGracePeriodSeconds | int64) 15 | quote }}}
 - {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "30"}
+{{- if eq .workload.kind "endpoint" }}
+{{- with .workload.spec.haproxy }}
+{{- if .enabled }}
+{{- /* The program mends what Ray leaves open, in Ray's own folder below /tmp, and becomes HAProxy. */}}
+- {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: {{ .program }}}
+- {name: RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S, value: "90"}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with include "llmyard.storage" .root }}
 - {name: LLMYARD_STORAGE, value: {{ . | quote }}}
 {{- end }}

@@ -18,9 +18,39 @@ applications:
       storage: {{ . | quote }}
       {{- end }}
       key_hash_files: [/var/run/llmyard/api-keys/hashes]
+      {{- with $spec.index }}
+      index: {{ . | quote }}
+      {{- end }}
+      {{- with $spec.canaries }}
+      canaries:
+        {{- range $canary := . }}
+        - model: {{ $canary.model | quote }}
+          beside: {{ $canary.beside | quote }}
+          {{- range $ours, $theirs := dict "weight" "weight" "leastRequests" "least_requests" "mostFailing" "most_failing" "mostSlower" "most_slower" }}
+          {{- if hasKey $canary $ours }}
+          {{ $theirs }}: {{ index $canary $ours }}
+          {{- end }}
+          {{- end }}
+        {{- end }}
+      {{- end }}
       limits:
         max_body_bytes: {{ $spec.maxBodyBytes | int64 }}
+        body_seconds: {{ $spec.bodySeconds }}
         max_new_tokens: {{ $spec.maxNewTokens | int64 }}
+        max_tokens_under_way: {{ $spec.maxTokensUnderWay | int64 }}
+        deadline_seconds: {{ $spec.deadlineSeconds }}
+        {{- with $spec.harmfulWords }}
+        {{- if .lists }}
+        harmful_words:
+          lists:
+            {{- toYaml .lists | nindent 12 }}
+          {{- with .harmless }}
+          harmless:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
+          max_density: {{ .maxDensity }}
+        {{- end }}
+        {{- end }}
       revision: {{ $spec.revision | quote }}
     deployments:
       - name: llmyard

@@ -55,10 +55,15 @@ monitoring.dashboards.enabled is true, and this chart holds no dashboards: packa
 {{- if eq .kind "job" -}}
 {{- $needs = append $needs .path -}}
 {{- else if eq .kind "endpoint" -}}
-{{- range $model := .spec.models -}}
+{{- $models := .spec.models -}}
+{{- range .spec.canaries -}}{{- $models = append $models .model -}}{{- end -}}
+{{- range $model := $models -}}
 {{- if not (hasPrefix "hub:" $model) -}}
 {{- $needs = append $needs $model -}}
 {{- end -}}
+{{- end -}}
+{{- with .spec.index -}}
+{{- $needs = append $needs . -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

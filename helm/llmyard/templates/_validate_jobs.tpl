@@ -13,6 +13,12 @@ mlflow.trackingUri is empty, and {{ $path }} records its runs on a remote storag
 {{ $path }}.job is no YAML mapping: {{ $job.Error | toString | replace "\n" " " }}; see `llmyard check`
 {{- else if not (kindIs "string" $job.kind) }}
 {{ $path }}.job has no `kind`: give the text of a job file; see `llmyard check`
+{{- else if not $spec.shared }}
+{{- $last := $job -}}
+{{- with $job.stages -}}{{- $last = last . -}}{{- end -}}
+{{- if eq (toString $last.kind) "deploy" }}
+{{ $path }}.job ends in kind deploy, and its cluster ends with it: `llmyard deploy --kubernetes` makes `endpoints` of it; or set {{ $path }}.shared to true
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if $spec.shared }}

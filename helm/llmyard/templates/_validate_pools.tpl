@@ -33,6 +33,9 @@ HF_HOME: the chart
 PYTHONDONTWRITEBYTECODE: the chart
 RAY_USAGE_STATS_ENABLED: the chart
 RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S: the chart
+RAY_SERVE_ENABLE_HA_PROXY: haproxy.enabled of the endpoint
+RAY_SERVE_HAPROXY_BINARY_PATH: haproxy.program of the endpoint
+RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S: the chart
 {{- end }}
 
 {{- define "llmyard.managedOptions" -}}

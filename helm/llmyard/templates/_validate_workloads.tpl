@@ -39,13 +39,41 @@
 {{- if not $spec.models }}
 {{ $path }}.models is empty: name at least one model
 {{- end }}
-{{- range $spec.models }}
+{{- $named := list -}}
+{{- range $spec.models -}}
+{{- $named = append $named (dict "field" "models" "name" .) -}}
+{{- end -}}
+{{- range $index, $canary := $spec.canaries -}}
+{{- $named = append $named (dict "field" (printf "canaries[%d].model" $index) "name" $canary.model) -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $named }}
+{{- $field := .field -}}
+{{- with .name }}
+{{- if hasKey $seen . }}
+{{ $path }}.{{ $field }} has {{ . }}, which {{ index $seen . }} has too: name each model once
+{{- end }}
+{{- $_ := set $seen . $field -}}
 {{- if and (hasPrefix "hub:" .) $values.hub.offline }}
-{{ $path }}.models has {{ . }}, and hub.offline is true: set it to false, or take the model into the storage
+{{ $path }}.{{ $field }} has {{ . }}, and hub.offline is true: set it to false, or take the model into the storage
 {{- end }}
 {{- if and (hasPrefix "models:/" .) (not $values.mlflow.trackingUri) }}
-{{ $path }}.models has {{ . }}, and mlflow.trackingUri is empty: give the URI of the server that knows it
+{{ $path }}.{{ $field }} has {{ . }}, and mlflow.trackingUri is empty: give the URI of the server that knows it
 {{- end }}
+{{- end }}
+{{- end }}
+{{- $beside := dict -}}
+{{- range $index, $canary := $spec.canaries }}
+{{- if hasKey $beside $canary.beside }}
+{{ $path }}.canaries[{{ $index }}].beside is {{ $canary.beside }}, as of canaries[{{ index $beside $canary.beside }}]: one at a time can be judged
+{{- end }}
+{{- $_ := set $beside $canary.beside $index -}}
+{{- end }}
+{{- if gt ($spec.deadlineSeconds | float64) ($spec.requestTimeoutSeconds | float64) }}
+{{ $path }}.deadlineSeconds is {{ $spec.deadlineSeconds }}, above requestTimeoutSeconds {{ $spec.requestTimeoutSeconds }}, at which the proxy gives up: lower it
+{{- end }}
+{{- if and $spec.harmfulWords.harmless (not $spec.harmfulWords.lists) }}
+{{ $path }}.harmfulWords.harmless is given, and lists is empty: give the lists that it makes exceptions from
 {{- end }}
 {{- if gt ($replica.minReplicas | int64) ($replica.maxReplicas | int64) }}
 {{ $path }}.replica.minReplicas is {{ $replica.minReplicas }}, above maxReplicas {{ $replica.maxReplicas }}: lower it

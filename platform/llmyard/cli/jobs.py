@@ -54,7 +54,12 @@ def run_job(
         for result in results
         for item in result.artifacts
     ]
-    return {"artifacts": made, "error": None}
+    live = [
+        {"name": result.live.name, "urls": list(result.live.urls), "models": list(result.live.models)}
+        for result in results
+        if result.live is not None
+    ]
+    return {"artifacts": made, **({"endpoints": live} if live else {}), "error": None}
 
 
 def promoted(job: AnyJob, alias: str) -> AnyJob:

@@ -35,6 +35,20 @@ JobFile = Annotated[Path, typer.Argument(help="A job file; ready ones are in job
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; by default a private Ray on this machine.")]
 Force = Annotated[bool, typer.Option("--force", help="Run stages anew although nothing changed.")]
 
+Detach = Annotated[bool, typer.Option("--detach", help="Come back at once; `llmyard jobs` shows the rest.")]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--env", help="Name of a variable to take along beside AWS_*, HF_* and MLFLOW_*; repeatable."),
+]
+GivenId = Annotated[str | None, typer.Option("--id", help="Submission id; by default made of the job.")]
+Code = Annotated[
+    Literal["here", "image"] | None,
+    typer.Option(help="Whose llmyard runs: this one, carried along, or the one in the cluster's image."),
+]
+SharedPaths = Annotated[
+    bool, typer.Option("--shared-paths", help="The cluster sees the same files under the same paths.")
+]
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -100,20 +114,12 @@ def submit(
     address: cluster_jobs.ClusterAddress,
     overrides: Set = None,
     storage: StorageOption = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Come back at once; `llmyard jobs` shows the rest.")] = False,
+    detach: Detach = False,
     force: Force = False,
-    environment: Annotated[
-        list[str] | None,
-        typer.Option("--env", help="Name of a variable to take along beside AWS_*, HF_* and MLFLOW_*; repeatable."),
-    ] = None,
-    given_id: Annotated[str | None, typer.Option("--id", help="Submission id; by default made of the job.")] = None,
-    code: Annotated[
-        Literal["here", "image"] | None,
-        typer.Option(help="Whose llmyard runs: this one, carried along, or the one in the cluster's image."),
-    ] = None,
-    shared_paths: Annotated[
-        bool, typer.Option("--shared-paths", help="The cluster sees the same files under the same paths.")
-    ] = False,
+    environment: Variables = None,
+    given_id: GivenId = None,
+    code: Code = None,
+    shared_paths: SharedPaths = False,
     as_json: Json = False,
 ) -> int:
     """Run a job on a Ray cluster, driver and all; the same job that runs there already is followed instead."""
@@ -121,6 +127,50 @@ def submit(
 
     shell.json = as_json
     return submit_job(
+        shell, job, address, overrides or [], storage, names=environment or (), given_id=given_id, code=code,
+        is_shared=shared_paths, force=force, detach=detach,
+    )  # fmt: skip
+
+
+@app.command()
+def deploy(
+    job: JobFile,
+    address: Annotated[
+        str | None, typer.Option(help="Deploy to this cluster: its dashboard, such as http://HEAD:8265.")
+    ] = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Write values of the Helm chart instead, of this or any other job.")
+    ] = False,
+    overrides: Set = None,
+    storage: StorageOption = None,
+    output: Annotated[Path | None, typer.Option(help="File for the values; standard output without.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the values call it; by default as the job does.")] = None,
+    detach: Detach = False,
+    force: Force = False,
+    environment: Variables = None,
+    given_id: GivenId = None,
+    code: Code = None,
+    shared_paths: SharedPaths = False,
+    as_json: Json = False,
+) -> int:
+    """Put checkpoints behind an endpoint that stays: on a Ray cluster (--address), or through the Helm chart
+    (--kubernetes).
+    """
+    from llmyard.cli.deploy import deploy_to_cluster, refuse_options, write_values
+    from llmyard.core.errors import RequestError
+
+    shell.json = as_json
+    if (address is None) != kubernetes:
+        what = "--address and --kubernetes" if kubernetes else "neither --address nor --kubernetes"
+        raise RequestError(f"{what}: deploy where?", "give one of them; `llmyard serve` serves models here")
+    if address is None:
+        of_clusters = {"--detach": detach, "--force": force, "--env": environment, "--id": given_id, "--code": code,
+                       "--shared-paths": shared_paths}  # fmt: skip
+        refuse_options(of_clusters, "--address")
+        write_values(shell, job, overrides or [], storage, output, name)
+        return 0
+    refuse_options({"--output": output, "--name": name}, "--kubernetes")
+    return deploy_to_cluster(
         shell, job, address, overrides or [], storage, names=environment or (), given_id=given_id, code=code,
         is_shared=shared_paths, force=force, detach=detach,
     )  # fmt: skip

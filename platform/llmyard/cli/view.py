@@ -64,17 +64,14 @@ class JobView:
 
     def result(self, result: StageResult) -> None:
         """Shows that a stage has ended."""
-        artifact = result.artifacts[0]
         for task in self._bars.tasks:
-            if task.description == f"{result.kind} {artifact.name}":
+            if task.description == f"{result.kind} {result.name}":
                 self._bars.update(task.id, total=1, completed=1, note="")
         if result.skipped:
-            line = say("skip_line", stage=result.kind, output=artifact.name, artifact=artifact.reference)
+            line = say("skip_line", stage=result.kind, output=result.name, artifact=result.made)
             self._console.print(line, highlight=False)
         elif not self._live:
-            self._console.print(
-                f"{result.kind} {artifact.name}: {result.seconds:.1f} s, {artifact.reference}", highlight=False
-            )
+            self._console.print(f"{result.kind} {result.name}: {result.seconds:.1f} s, {result.made}", highlight=False)
         self._left -= 1
         if not self._left:
             self._bars.stop()
@@ -151,10 +148,9 @@ def results_table(results: Sequence[StageResult]) -> Table:
         justify: Literal["left", "right"] = "right" if key in ("time", "baseline") else "left"
         table.add_column(say(key), overflow="fold", no_wrap=key in ("time", "baseline", "mlflow"), justify=justify)
     for result in results:
-        artifact = result.artifacts[0]
         figure, baseline = key_figure(result)
         spent = say("skipped") if result.skipped else duration(result.seconds)
-        table.add_row(f"{result.kind} {artifact.name}", spent, figure, baseline, artifact.reference, result.run_id[:8])
+        table.add_row(f"{result.kind} {result.name}", spent, figure, baseline, result.made, result.run_id[:8])
     return table
 
 
@@ -181,6 +177,8 @@ def key_figure(result: StageResult) -> tuple[str, str]:
             sizes = (f"{metrics[name] / 1e6:,.1f}" for name in ("bytes", "bytes_original"))
             return "{} MB ({})".format(*sizes), ""
         return f"{key} {metrics[key]:.3g} ({metrics[f'{key}_original']:.3g})", ""
+    if result.kind == "deploy":
+        return say("replicas", count=f"{metrics['replicas']:.0f}", models=f"{metrics['models']:.0f}"), ""
     if result.kind == "index":
         return say("passages", count=f"{metrics.get('passages', 0):,.0f}"), ""
     return say("validation_loss", loss=f"{metrics.get('validation_loss', float('nan')):.3f}"), ""

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -99,6 +100,15 @@ _private = threading.Event()
 def is_private() -> bool:
     """Returns whether this process's Ray was started for it and is nobody else's."""
     return _private.is_set()
+
+
+def is_joined() -> bool:
+    """Returns whether this process is connected to a Ray that it did not start for itself, as a notebook is."""
+    if "ray" not in sys.modules:
+        return False
+    import ray
+
+    return bool(ray.is_initialized()) and not is_private()
 
 
 def is_lost() -> bool:

@@ -62,9 +62,14 @@ def serving(config: Endpoint, opening: Opening) -> Iterator[str]:
             raise LlmyardError(
                 f"the endpoint did not start: {what}", remedy or "check the checkpoints it shall serve"
             ) from None
-        yield f"http://[{config.host}]:{config.port}" if ":" in config.host else f"http://{config.host}:{config.port}"
+        yield url_of(config.host, config.port)
     finally:
         _shut_down()
+
+
+def url_of(host: str, port: int) -> str:
+    """Returns the address of what listens at host:port."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def reason_of(message: str) -> str:

@@ -129,12 +129,22 @@ def _parent(artifact: Artifact, reference: str) -> Artifact | str:
         return reference
 
 
-def deployment(opening: Opening, scale: Scale) -> Any:
+def deployment(
+    opening: Opening,
+    scale: Scale,
+    *,
+    version: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    max_surge_percent: int = 0,
+) -> Any:
     """Returns the Serve application with one deployment, its replicas between the bounds.
 
     Args:
         opening: What each replica opens.
         scale: How many there are.
+        version: Replicas of an equal one stay when it is deployed again; None replaces them each time.
+        runtime_env: What their processes are started with; None: what this driver's are.
+        max_surge_percent: So many more of them may run while they are replaced.
     """
     from ray import serve
     from ray.serve.config import BackpressureConfig
@@ -157,7 +167,9 @@ def deployment(opening: Opening, scale: Scale) -> Any:
         max_constructor_retry_count=scale.tries,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=5,
-        ray_actor_options={"num_cpus": scale.cpus},
+        max_surge_percent=max_surge_percent,
+        ray_actor_options={"num_cpus": scale.cpus, **({} if runtime_env is None else {"runtime_env": runtime_env})},
+        **({} if version is None else {"version": version, "_internal": True}),  # Serve makes one up each time
         **options,
     ).bind(opening)
 

@@ -73,6 +73,7 @@ def pack(
     *,
     is_shared: bool = False,
     forwarded: Mapping[str, str] | None = None,
+    carries: bool = True,
 ) -> Parcel:
     """Returns what a job takes along: its file, and the Python files and programs that it names.
 
@@ -83,11 +84,12 @@ def pack(
         storage: Where its artifacts go.
         is_shared: Whether the cluster sees this machine's paths.
         forwarded: The environment variables that go along.
+        carries: Whether code can go along; else it is refused like data.
 
     Raises:
         RequestError: It names data on this machine (all of them are listed), or what is carried cannot be read.
     """
-    packing = _Packing(file, tuple(overrides), is_shared, forwarded or {})
+    packing = _Packing(file, tuple(overrides), is_shared, forwarded or {}, carries)
     for place, text, sort in _named(job):
         packing.take(place, text, sort)
     for place, config in configs(job):
@@ -125,6 +127,7 @@ class _Packing:
     overrides: tuple[str, ...]
     is_shared: bool
     forwarded: Mapping[str, str]
+    carries: bool
     files: dict[str, bytes] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     refused: list[tuple[Place, str]] = field(default_factory=list)
@@ -175,11 +178,13 @@ class _Packing:
         lines = [f"{self._place(place)}: {text} is on this machine" for place, text in self.refused]
         problems = sorted(lines + self.unreadable, key=by_line)
         if problems:
-            remedy = (
-                "copy it to a storage that the cluster reads, such as s3://, and name that; --shared-paths if the "
-                "cluster sees the same paths"
-            )
-            raise RequestError("\n".join(problems), remedy if lines else "mend it")
+            data = "copy it to a storage that the cluster reads, such as s3://, and name that"
+            if self.carries:
+                shared = "; --shared-paths if the cluster sees the same paths"
+                raise RequestError("\n".join(problems), data + shared if lines else "mend it")
+            code = "install code in the image, or `llmyard submit` the job, which carries it"
+            remedies = [data] * bool(lines) + [code] * bool(self.unreadable)
+            raise RequestError("\n".join(problems), "; ".join(remedies))
 
     def _data(self, place: Place, written: str) -> None:
         head, path = (HUB, written.removeprefix(HUB)) if written.startswith(HUB) else ("", written)
@@ -204,7 +209,12 @@ class _Packing:
             found = _package_of(module)
             if found is None:
                 self.unreadable.append(f"{self._place(place)}: there is no module {module.partition('.')[0]!r} here")
+            elif found and not self.carries:
+                self._refuse_code(place, written)
             self.files |= found or {}
+            return
+        if not self.carries:
+            self._refuse_code(place, written)
             return
         data = self._read(place, module)
         stem = re.sub(r"\W", "_", Path(module).stem) + "_" + hashlib.sha256(data).hexdigest()[:8]
@@ -212,7 +222,13 @@ class _Packing:
         # By import, not by file: where the file lies is another place in each session, and on each node.
         self._change(place, f"{FUNCTIONS}.{stem}:{name}")
 
+    def _refuse_code(self, place: Place, written: str) -> None:
+        self.unreadable.append(f"{self._place(place)}: {written} is code on this machine, and not in the image")
+
     def _program(self, place: Place, written: str) -> str:
+        if not self.carries:
+            self._refuse_code(place, written)
+            return written
         data = self._read(place, written)
         below = os.path.relpath(located(written))
         if below.startswith(".."):

@@ -13,6 +13,7 @@ from llmyard.models.config import learns_positions
 from llmyard.sources.config import DocumentSource, Limits
 from llmyard.stages.command_config import Command
 from llmyard.stages.compress_config import Compress
+from llmyard.stages.deploy_config import Deploy
 from llmyard.stages.evaluate_config import Evaluate, Register
 from llmyard.stages.index_config import Index
 from llmyard.stages.naming import HUB, Stage
@@ -65,6 +66,8 @@ class Sweep(Stage, Searching):
         stages = stages_of(self.job)
         if any(stage.kind == "sweep" for stage in stages):
             raise ValueError("`job` holds a sweep: trials cannot sweep themselves")
+        if any(stage.kind == "deploy" for stage in stages):
+            raise ValueError("`job` holds a deploy: an endpoint is no trial; deploy the best one behind the sweep")
         if self.stopping is not None and not any(
             stage.kind == "command" or getattr(stage, "evaluate_every_steps", None) for stage in stages
         ):
@@ -91,7 +94,8 @@ class Sweep(Stage, Searching):
 
 
 StageConfig = Annotated[
-    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep, Field(discriminator="kind")
+    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep | Deploy,
+    Field(discriminator="kind"),
 ]
 
 
@@ -111,6 +115,14 @@ class Pipeline(Config):
             if made in seen:
                 raise ValueError(f"two stages make the {made[0]} {made[1]!r}")
             seen.add(made)
+        return self
+
+    @model_validator(mode="after")
+    def _ends_where_it_is_deployed(self) -> Self:
+        if any(stage.kind == "deploy" for stage in self.stages[:-1]):
+            raise ValueError(
+                "a stage stands behind `deploy`: end with it; an evaluation of its URL is a job of its own"
+            )
         return self
 
     @model_validator(mode="after")
@@ -157,13 +169,14 @@ Pipeline.model_rebuild()
 ARTIFACT_KIND = {
     "prepare": "shards", "pretrain": "checkpoint", "finetune": "checkpoint", "evaluate": "report", "index": "index",
     "command": "files", "sweep": "sweep", "predict": "records", "compress": "checkpoint", "reduction": "checkpoint",
+    "deploy": "endpoint",
 }  # fmt: skip
 
 Job = Annotated[
-    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep | Pipeline,
+    Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep | Deploy | Pipeline,
     Field(discriminator="kind"),
 ]
-AnyStage = Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep
+AnyStage = Prepare | Pretrain | Finetune | Predict | Evaluate | Compress | Index | Command | Sweep | Deploy
 AnyJob = AnyStage | Pipeline
 
 __all__ = [
@@ -171,6 +184,7 @@ __all__ = [
     "AnyStage",
     "Command",
     "Compress",
+    "Deploy",
     "Evaluate",
     "Finetune",
     "Index",
@@ -206,6 +220,12 @@ def trial_job(job: AnyJob, values: dict[str, Any]) -> AnyJob:
     except ValidationError as error:
         raise ValueError(reason(error)) from None
     return found
+
+
+def deployed_by(job: AnyJob) -> Deploy | None:
+    """Returns the stage that deploys what a job makes; None where there is none."""
+    last = stages_of(job)[-1]
+    return last if isinstance(last, Deploy) else None
 
 
 def stages_of(job: AnyJob) -> tuple[AnyStage, ...]:

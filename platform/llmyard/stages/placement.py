@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmyard.stages.carrying import Place, configs
 from llmyard.stages.command_config import Command
 from llmyard.stages.config import AnyJob, Sweep, stages_of
+from llmyard.stages.deploy_config import Deploy
 from llmyard.training.config import Training
 
 
@@ -20,16 +21,20 @@ class Demand:
         stage: Kind and output of the stage.
         count: How many processes; each fits on one node or nowhere.
         each: What each of them holds, by Ray's names.
+        most: As many there may come to be where there is room.
     """
 
     place: Place
     stage: str
     count: int
     each: Mapping[str, float]
+    most: int = 0
 
 
 def demands(job: AnyJob) -> list[Demand]:
-    """Returns what a job's stages hold: its trainings' workers at their least, its programs, and a CPU for the rest."""
+    """Returns what a job's stages hold: its trainings' workers and its endpoint's replicas at their least, its
+    programs, and a CPU for the rest.
+    """
     found: list[Demand] = []
     for number, stage in enumerate(stages_of(job)):
         at: Place = ("stages", number) if stage is not job else ()
@@ -39,10 +44,13 @@ def demands(job: AnyJob) -> list[Demand]:
             if isinstance(config, Training):
                 needs = config.resources
                 each = {"CPU": needs.cpus_per_worker, "GPU": needs.gpus_per_worker}
-                own.append(Demand((*place, "resources"), name, needs.least, each))
+                own.append(Demand((*place, "resources"), name, needs.least, each, needs.most))
             elif isinstance(config, Command):
                 held = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
                 own.append(Demand((*place, "resources"), name, 1, held))
+            elif isinstance(config, Deploy):
+                replica = {"CPU": float(config.scale.cpus)}
+                own.append(Demand((*place, "scale"), name, max(1, config.scale.least), replica, config.scale.most))
         if isinstance(stage, Sweep) or not own:
             own.append(Demand(at, name, 1, {"CPU": 1.0}))
         found += own

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from llmyard.core.artifacts import ArtifactStore
-from llmyard.core.errors import MissingArtifact
+from llmyard.core.errors import MissingArtifact, RequestError
 from llmyard.core.job_record import keep
 from llmyard.core.storage import Storage
-from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, hub_models, stages_of
-from llmyard.stages.naming import hub_name
+from llmyard.stages.config import ARTIFACT_KIND, AnyJob, AnyStage, Pipeline, deployed_by, hub_models, stages_of
+from llmyard.stages.naming import HUB, hub_name
 from llmyard.stages.settling import answers_of
 from llmyard.stages.stage import Context, Progress, StageResult, plan_stage, run_stage, skip
+
+REGISTERED = "models:/"  # begins the name of a model of the registry
 
 
 class Silent:
@@ -43,10 +45,12 @@ def run(
         on_result: Called after each stage.
 
     Raises:
-        RequestError: An input is missing or wrong.
+        RequestError: An input is missing or wrong; an endpoint is to be deployed where it would not last.
         LlmyardError: A stage failed.
     """
     store = ArtifactStore(Storage.resolve(storage, job.storage if isinstance(job, Pipeline) else None))
+    if deployed_by(job) is not None:
+        check_deployable(store, address)
     results: list[StageResult] = []
     for init in [each for stage in stages_of(job) for each in hub_models(stage)]:
         from llmyard.stages.bases import adopt
@@ -65,6 +69,23 @@ def run(
             results.append(result)
             on_result(result)
     return results
+
+
+def check_deployable(store: ArtifactStore, address: str | None) -> None:
+    """Raises RequestError if an endpoint would end with this process, or would have nobody to answer to."""
+    from llmyard.runtime.session import is_joined
+    from llmyard.serving.keys import stored
+
+    if address in (None, "local") and not is_joined():
+        raise RequestError(
+            "deploy needs a cluster that goes on running: an endpoint on a Ray of this command's own would end with it",
+            "give --address of a cluster, or `llmyard serve` the models here",
+        )
+    if not stored(store.storage):
+        raise RequestError(
+            f"no API key is in {store.storage.uri}, and an endpoint answers nobody without one",
+            f"make one: llmyard keys make --storage {store.storage.uri}",
+        )
 
 
 def _finished(stage: AnyStage, store: ArtifactStore) -> StageResult | None:
@@ -116,12 +137,14 @@ def missing_inputs(job: AnyJob, store: ArtifactStore) -> list[str]:
     missing = []
     for stage in stages_of(job):
         for kind, name in inputs_of(stage):
-            bare = name.rpartition("/")[2].partition("@")[0]
+            bare = name if name.startswith(REGISTERED) else name.rpartition("/")[2].partition("@")[0]
             if (kind, bare) not in made and not _there(store, kind, name):
                 missing.append(f"{stage.kind} {stage.output}: no {kind} {name!r}")
         made.add((ARTIFACT_KIND[stage.kind], stage.output))
         if stage.kind == "prepare":
             made.add(("tokenizer", stage.output))
+        if stage.kind in ("evaluate", "sweep", "compress") and stage.register_as is not None:
+            made.add(("checkpoint", f"{REGISTERED}{stage.register_as.name}@{stage.register_as.alias}"))
     return missing
 
 
@@ -141,6 +164,9 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
     """Returns (kind, reference) of the artifacts that a stage names; of a sweep those that its trials take."""
     if stage.kind == "sweep":
         return outer_inputs(stage.job)
+    if stage.kind == "deploy":
+        taken = [("index", stage.index)] if stage.index is not None else []
+        return [("checkpoint", name) for name in stage.named if not name.startswith(HUB)] + taken
     if stage.kind == "command":
         return [(reference.partition("/")[0], reference) for reference in stage.takes.values()]
     named = [("records", name) for name in answers_of(stage)]
@@ -173,6 +199,10 @@ def inputs_of(stage: AnyStage) -> list[tuple[str, str]]:
 
 def _there(store: ArtifactStore, kind: str, reference: str) -> bool:
     try:
+        if reference.startswith(REGISTERED):
+            from llmyard.runtime.registry import resolve
+
+            reference = resolve(reference, store.storage.uri)
         store.get(reference, None if "/" in reference else kind)
     except MissingArtifact:
         return False

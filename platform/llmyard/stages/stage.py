@@ -22,11 +22,12 @@ class StageResult:
     """What a stage gives back.
 
     Attributes:
-        artifacts: The stage's own artifact first.
+        artifacts: The stage's own artifact first; none of a stage that leaves none.
         metrics: Its key figures.
         seconds: Wall time; 0 when skipped.
         skipped: Whether an earlier run's artifact was taken.
         run_id: Its MLflow run; "" where there is none.
+        live: What answers from now on; None of a stage that leaves an artifact.
     """
 
     kind: str
@@ -35,6 +36,31 @@ class StageResult:
     seconds: float
     skipped: bool
     run_id: str
+    live: Live | None = None
+
+    @property
+    def name(self) -> str:
+        """The output of the stage, or the name of its endpoint."""
+        return self.live.name if self.live is not None else self.artifacts[0].name
+
+    @property
+    def made(self) -> str:
+        """The reference of the stage's artifact, or the first URL of its endpoint."""
+        return self.live.urls[0] if self.live is not None else self.artifacts[0].reference
+
+
+@dataclass(frozen=True)
+class Live:
+    """An endpoint that was deployed.
+
+    Attributes:
+        urls: Where it answers.
+        models: References of the checkpoints that answer there.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -95,8 +121,10 @@ class Context:
     parent: str = ""
     trial: Any = None
 
-    def tracked(self, stage: AnyStage, draft: Draft, parents: Mapping[str, Artifact]) -> Any:
-        """Returns the context manager of a stage's MLflow run; one run a version, also after crashes."""
+    def tracked(self, stage: AnyStage, made: str, parents: Mapping[str, Artifact]) -> Any:
+        """Returns the context manager of a stage's MLflow run; one run for each reference of what is made, also after
+        crashes.
+        """
         from llmyard.core.tracking import Input, RunSpec
         from llmyard.runtime.tracking import StageRun
 
@@ -104,7 +132,7 @@ class Context:
             Input(item.name, item.version, item.kind, item.uri, item.files_sha256) for item in parents.values()
         )
         spec = RunSpec(
-            token=draft.reference,
+            token=made,
             name=f"{stage.kind}-{stage.output}",
             config=stage.model_dump(mode="json"),
             inputs=inputs,
@@ -166,9 +194,13 @@ def plan_stage(stage: AnyStage, store: ArtifactStore) -> Plan:
     stage, module = settled(stage, store), module_of(stage)
     parents = module.parents(stage, store)
     print_ = stage_fingerprint(stage, module, parents)
-    is_live = stage.kind == "evaluate" and stage.endpoint is not None  # another model may answer there by now
-    finished = None if is_live else store.find(ARTIFACT_KIND[stage.kind], stage.output, print_)
+    finished = None if _is_live(stage) else store.find(ARTIFACT_KIND[stage.kind], stage.output, print_)
     return Plan(parents, print_, finished)
+
+
+def _is_live(stage: AnyStage) -> bool:
+    """Whether what a stage does is of this moment: another model may answer at its endpoint by now."""
+    return stage.kind == "deploy" or (stage.kind == "evaluate" and stage.endpoint is not None)
 
 
 def stage_fingerprint(config: Config, module: StageModule, parents: Mapping[str, Artifact]) -> str:
@@ -199,9 +231,13 @@ def run_stage(stage: AnyStage, context: Context) -> StageResult:
     kind = ARTIFACT_KIND[stage.kind]
     if plan.finished is not None and not context.force:
         return skip(stage, plan.finished, context.store)
+    if stage.kind == "deploy":
+        from llmyard.stages.deploy import deployed
+
+        return deployed(stage, plan.parents, context)
     with (
         context.store.begin(kind, stage.output, plan.fingerprint) as draft,
-        context.tracked(stage, draft, plan.parents) as run,
+        context.tracked(stage, draft.reference, plan.parents) as run,
     ):
         try:
             made = module_of(stage).make(stage, Making(context, draft, plan.parents, run, context.progress(stage)))

@@ -77,10 +77,8 @@ def test_a_job_file_reaches_the_head_unchanged(render: Any) -> None:
 
 
 def test_all_ready_jobs_can_be_run(render: Any) -> None:
-    texts = {
-        f"j{number}": {"job": path.read_text(encoding="utf-8")}
-        for number, path in enumerate(sorted((charted.ROOT / "jobs").rglob("*.yaml")))
-    }
+    paths = [path for path in sorted((charted.ROOT / "jobs").rglob("*.yaml")) if path.parent.name != "deploy"]
+    texts = {f"j{number}": {"job": path.read_text(encoding="utf-8")} for number, path in enumerate(paths)}
     values = {"auth": {"existingSecret": "t"}, "storage": {"claim": "artifacts"}, "jobs": texts}
     found = render(values)
     (files,) = [each["data"] for each in found if each["kind"] == "ConfigMap"]
@@ -148,6 +146,58 @@ def test_serves_config_is_one_that_serve_reads(render: Any) -> None:
             (deployment,) = application.deployments
             assert deployment.name == "llmyard"
             assert application.import_path == "llmyard.serving.application:build"
+
+
+def test_an_endpoint_is_told_all_that_the_application_takes(render: Any) -> None:
+    from llmyard.serving.application import Served
+    from llmyard.serving.config import Canary, Limits
+
+    words = {"lists": ["/storage/words"], "harmless": ["s3://b/harmless"], "maxDensity": 0.5}
+    judged = {"weight": 0.5, "leastRequests": 9, "mostFailing": 0.1, "mostSlower": 2}
+    canary = {"model": "chat@2", "beside": "chat", **judged}
+    given = {
+        "index": "passages@3", "canaries": [canary, {"model": "models:/zh-en@next", "beside": "zh-en"}],
+        "maxBodyBytes": 2_000_000, "bodySeconds": 0.5, "maxNewTokens": 9, "maxTokensUnderWay": 2_000_000,
+        "deadlineSeconds": 9.5, "harmfulWords": words,
+    }  # fmt: skip
+    values = charted.merged(charted.profile("small"), charted.at("endpoints.chat", given))
+    (found,) = [each for each in render(values) if each["kind"] == "RayService" and "chat" in each["metadata"]["name"]]
+    (application,) = charted.loaded(found["spec"]["serveConfigV2"])["applications"]
+    served = Served.model_validate(application["args"])
+    assert served.index == "passages@3"
+    assert served.canaries == (
+        Canary(model="chat@2", beside="chat", weight=0.5, least_requests=9, most_failing=0.1, most_slower=2),
+        Canary(model="models:/zh-en@next", beside="zh-en"),
+    )
+    limits = served.limits.model_dump()
+    harmful = limits.pop("harmful_words")
+    assert harmful == {"lists": ("/storage/words",), "harmless": ("s3://b/harmless",), "max_density": 0.5}
+    assert limits == {
+        "max_body_bytes": 2_000_000, "body_seconds": 0.5, "max_new_tokens": 9, "max_tokens_under_way": 2_000_000,
+        "deadline_seconds": 9.5,
+    }  # fmt: skip
+    usual = charted.loaded((charted.CHART / "values.yaml").read_text(encoding="utf-8"))["endpointDefaults"]
+    ours = {"maxBodyBytes": "max_body_bytes", "bodySeconds": "body_seconds", "maxNewTokens": "max_new_tokens",
+            "maxTokensUnderWay": "max_tokens_under_way", "deadlineSeconds": "deadline_seconds"}  # fmt: skip
+    assert {theirs: usual[name] for name, theirs in ours.items()} == Limits().model_dump(exclude={"harmful_words"})
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_the_head_takes_callers_where_no_replica_may_be_there_to(render: Any, least: int) -> None:
+    given = {"replica": {"minReplicas": least}, "haproxy": {"enabled": bool(least)}}
+    for found in render(charted.merged(charted.profile("small"), charted.at("endpoints.chat", given))):
+        if found["kind"] != "RayService" or "chat" not in found["metadata"]["name"]:
+            continue
+        assert found["spec"]["excludeHeadPodFromServeSvc"] is bool(least)
+        config = charted.loaded(found["spec"]["serveConfigV2"])
+        assert config["applications"][0]["deployments"][0]["autoscaling_config"]["min_replicas"] == least
+        for pod in charted.pods(found):
+            variables = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+            program = variables.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+            assert (variables.get("RAY_SERVE_ENABLE_HA_PROXY"), program) == (
+                ("1", "/usr/local/bin/llmyard-haproxy") if least else (None, None)
+            )
+            assert {"name": "tmp", "mountPath": "/tmp"} in pod["spec"]["containers"][0]["volumeMounts"]
 
 
 def test_the_package_holds_dashboards_and_lints(helm: Any, complete_chart: Path, tmp_path: Path) -> None:

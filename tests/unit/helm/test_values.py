@@ -120,6 +120,8 @@ CHANGES: dict[str, Any] = {
     "endpointDefaults.models": (
         ["other"], merged(at("endpoints.second", {}), at("endpointDefaults.models", ["chat"])),
     ),
+    "endpointDefaults.index": "passages",
+    "endpointDefaults.canaries": [{"model": "chat@2", "beside": "chat"}],
     "endpointDefaults.revision": "2",
     "endpointDefaults.workers": {"cpu": {"minReplicas": 3, "maxReplicas": 5}},
     "endpointDefaults.autoscaling": (False, at("endpointDefaults.workers", FOUR)),
@@ -134,8 +136,13 @@ CHANGES: dict[str, Any] = {
     "endpointDefaults.replica.downscaleDelaySeconds": 9,
     "endpointDefaults.replica.gracefulShutdownSeconds": 9,
     "endpointDefaults.maxBodyBytes": 20_000_000,
+    "endpointDefaults.bodySeconds": 0.5,
     "endpointDefaults.maxNewTokens": 99,
-    "endpointDefaults.requestTimeoutSeconds": 99,
+    "endpointDefaults.maxTokensUnderWay": 999,
+    "endpointDefaults.deadlineSeconds": 99.5,
+    "endpointDefaults.requestTimeoutSeconds": 199,
+    "endpointDefaults.harmfulWords": {"lists": ["/storage/words"]},
+    "endpointDefaults.haproxy": {"enabled": False},
     "endpointDefaults.upgrade.type": "None",
     "endpointDefaults.upgrade.gatewayClassName": ("other", STEPS),
     "endpointDefaults.upgrade.stepSizePercent": (9, STEPS),
@@ -229,6 +236,22 @@ def test_every_value_changes_what_is_rendered(chart: Any, helm: Any, path: str) 
             rendered(chart, before)
     else:
         assert rendered(chart, before) != after
+
+
+PARTS = {
+    "haproxy.program": "/opt/llmyard-haproxy",
+    "harmfulWords.harmless": ["s3://b/harmless"],
+    "harmfulWords.maxDensity": 0.5,
+    "canaries": [{"model": "chat@2", "beside": "chat", "weight": 0.5, "leastRequests": 9, "mostFailing": 0.1,
+                  "mostSlower": 2}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_every_part_of_a_value_changes_what_is_rendered(chart: Any, path: str) -> None:
+    lists = {"harmfulWords": {"lists": ["/storage/words"]}, "canaries": [{"model": "chat@2", "beside": "chat"}]}
+    before = merged(BASE, {"endpointDefaults": lists})
+    assert rendered(chart, before) != rendered(chart, merged(before, at(f"endpointDefaults.{path}", PARTS[path])))
 
 
 _rendered: dict[str, dict[str, str]] = {}  # the same values come before many changes
