@@ -1,6 +1,6 @@
-"""Packages the chart, with Grafana dashboards that the installed Ray generates: python helm/package.py [DESTINATION].
+"""Packages the chart, with llmyard's and the installed Ray's Grafana dashboards: python helm/package.py [DESTINATION].
 
-They are not kept in the repository: they belong to the version of Ray, and a copy would grow old.
+They are not kept in the repository: they belong to what is installed, and a copy would grow old.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,10 +24,10 @@ class Unfit(Exception):
 
 
 def dashboards() -> dict[str, str]:
-    """Returns Ray's dashboards by name, as JSON.
+    """Returns llmyard's dashboard and Ray's by name, as JSON.
 
     Raises:
-        Unfit: Ray is not installed, is another version than the chart's, or has no such dashboard.
+        Unfit: llmyard or Ray is not installed, Ray is another version than the chart's, or has no such dashboard.
     """
     wanted = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["rayVersion"]
     try:
@@ -36,14 +37,22 @@ def dashboards() -> dict[str, str]:
         raise Unfit(f"Ray's dashboards cannot be imported ({error}): pip install 'ray[default]=={wanted}'") from None
     if ray.__version__ != wanted:
         raise Unfit(f"Ray {ray.__version__} is installed, and the chart is for {wanted}: install that version")
-    made = {}
+    try:
+        from llmyard.serving.grafana import dashboard
+    except ImportError as error:
+        raise Unfit(f"llmyard's dashboard cannot be imported ({error}): pip install -e .") from None
+    made = {"llmyard": _packed(dashboard())}
     for name in DASHBOARDS:
         generate = getattr(factory, f"generate_{name}_grafana_dashboard", None)
         if generate is None:
             raise Unfit(f"Ray {ray.__version__} has no dashboard {name!r}: mend DASHBOARDS in {__file__}")
         content, _ = generate()
-        made[name.replace("_", "-")] = json.dumps(json.loads(content), separators=(",", ":"), sort_keys=True)
+        made[name.replace("_", "-")] = _packed(json.loads(content))
     return made
+
+
+def _packed(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"), sort_keys=True)
 
 
 def complete(into: Path) -> Path:

@@ -29,7 +29,7 @@ from _lab import Asking, lab, make_bases, works, write_deploy_job
 from _training import EVERY, Outcome, Trace, copy_prepared, write_jobs
 
 PARTS = ("train", "serve", "load")
-ROLES = ("kill", "cut")
+ROLES = ("cut", "kill")
 PATIENCE = 300.0
 FAULTS = (
     "lost", "duplicated", "mismatched", "mismatched_weights", "lost_checkpoints", "left_files", "open_runs", "failed",
@@ -78,7 +78,10 @@ class Campaign:
         whole = self._round(home, job, made, "whole", None)
         for number in range(count):
             role = ROLES[number % len(ROLES)]
-            self.totals += self._round(home, job, made, f"round{number}", role).faults(whole)
+            found = self._round(home, job, made, f"round{number}", role)
+            self.totals += found.faults(whole)
+            if found.leftovers:
+                print(f"left by {self.hits[-1]}: {found.leftovers}", file=sys.stderr)
 
     def _submitted(self, job: Path, storage: Path) -> subprocess.Popen[bytes]:
         command = [str(Path(sys.executable).with_name("llmyard")), "submit", str(job), "--address", self.lab.url,

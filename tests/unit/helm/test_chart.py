@@ -207,7 +207,7 @@ def test_the_package_holds_dashboards_and_lints(helm: Any, complete_chart: Path,
         assert {"dashboards/default.json", "dashboards/serve.json", "files/smoke.py", "README.zh.md"} <= names
         rendered = packaged.render(charted.profile("production"), name="rel", namespace="llmyard")
     boards = [found for _, found in charted.objects(rendered) if "dashboard" in found["metadata"]["name"]]
-    assert len(boards) == 5
+    assert len(boards) == 6
     for board in boards:
         ((_, content),) = board["data"].items()
         assert json.loads(content)["panels"]
