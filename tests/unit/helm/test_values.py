@@ -287,7 +287,7 @@ def _named(schema: dict[str, Any], node: dict[str, Any], above: str = "") -> lis
 
 def _paths(node: dict[str, Any], above: str = "") -> list[str]:
     """Returns the paths of all values in values.yaml; maps whose keys are free are values."""
-    free = {"workers", "rayStartParams", "pools", "labels", "annotations"}
+    free = {"workers", "rayStartParams", "pools", "labels", "annotations", "env"}
     found: list[str] = []
     for key, inner in node.items():
         path = f"{above}.{key}".strip(".")
