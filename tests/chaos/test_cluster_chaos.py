@@ -17,6 +17,7 @@ MISSING = lab.why_not()
 
 
 @pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 def test_lost_nodes_cost_no_step_and_updates_no_request() -> None:

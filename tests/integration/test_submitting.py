@@ -135,8 +135,9 @@ def started(folder: Path) -> int:
 def submitting(job: Path, address: str, storage: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "llmyard", "submit", job.name, "--address", address, "--storage", str(storage)]
     return subprocess.Popen(
-        [*command, "--shared-paths", *more], cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--shared-paths", *more], cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )  # fmt: skip
 
 
 def last_json(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llmyard.core.errors import RequestError
 from llmyard.generation.engine import Capabilities, Delta, Engine, GenerateRequest, Stats
@@ -17,6 +17,9 @@ from llmyard.serving.rates import Leases, Rate
 from llmyard.serving.refusals import Refused
 from llmyard.serving.watching import Counted, Meter, Unwatched, asking
 from llmyard.tasks.task import Annotation, Choice, Marked
+
+if TYPE_CHECKING:
+    from llmyard.serving.tracing import Writing
 
 T = TypeVar("T")
 BUDGET = 1 << 17  # tokens

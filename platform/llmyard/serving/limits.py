@@ -7,13 +7,16 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
 
 from llmyard.serving.keys import KeyRing
 from llmyard.serving.refusals import error_body, server_error
 from llmyard.serving.watching import Asking, Meter, being
+
+if TYPE_CHECKING:
+    from llmyard.serving.tracing import Traces
 
 _log = logging.getLogger(__name__)
 _requests = logging.getLogger("llmyard.requests")
@@ -32,13 +35,20 @@ class Door:
         keys: That are known.
         route_of: Returns the route of a path, one of few, for counting.
         meter: Where requests are counted.
+        traces: Of requests with a known key; None keeps none.
     """
 
     def __init__(
-        self, app: Any, open_paths: Sequence[str], keys: KeyRing, route_of: Callable[[str], str], meter: Meter
+        self,
+        app: Any,
+        open_paths: Sequence[str],
+        keys: KeyRing,
+        route_of: Callable[[str], str],
+        meter: Meter,
+        traces: Traces | None = None,
     ) -> None:
         self._app, self._open, self._keys = app, frozenset(open_paths), keys
-        self._route_of, self._meter = route_of, meter
+        self._route_of, self._meter, self._traces = route_of, meter, traces
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -48,6 +58,8 @@ class Door:
         is_open = path in self._open
         key = "" if is_open else await self._known(scope)
         request = Asking(uuid.uuid4().hex, self._route_of(path), key or "", time.monotonic())
+        if self._traces is not None and key:
+            request.trace = self._traces.begin(request, scope["method"], scope["headers"])
         status = 0
 
         async def told(message: Any) -> None:
@@ -66,6 +78,8 @@ class Door:
         finally:
             if not is_open:
                 self._note(request, status)
+            if request.trace is not None:
+                request.trace.end(status)
 
     def _note(self, request: Asking, status: int) -> None:
         seconds = time.monotonic() - request.began

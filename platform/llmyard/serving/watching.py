@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmyard.generation.engine import Stats
+
+if TYPE_CHECKING:
+    from llmyard.serving.tracing import Trace
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 COUNTS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
@@ -51,6 +54,7 @@ METRICS = {
         Metric("llmyard_requests_running", "gauge", "Answers being written.", _HERE),
         Metric("llmyard_requests_waiting", "gauge", "Requests that wait for the engine.", _HERE),
         Metric("llmyard_kv_cache_bytes", "gauge", "Bytes of keys and values that the engine holds.", _HERE),
+        Metric("llmyard_spans_dropped_total", "counter", "Spans of traces that were not sent, by reason.", ("reason",)),
     )
 }  # fmt: skip
 
@@ -90,12 +94,14 @@ class Asking:
         route: Its path.
         key: Hash of the key it came with, "" without one.
         began: Seconds, monotonic.
+        trace: Of it; None where none is kept.
     """
 
     id: str
     route: str
     key: str
     began: float
+    trace: Trace | None = None
 
 
 _asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
@@ -127,12 +133,13 @@ class Counted:
 
     Attributes:
         tokens: Written so far.
+        first: When the first of them came, in seconds, monotonic; 0 before.
     """
 
     def __init__(self, meter: Meter, model: str, prompt_tokens: int, request: Asking) -> None:
         self._meter, self._began = meter, request.began
         self._tags = {"model": model, "route": request.route}
-        self._first = 0.0
+        self.first = 0.0
         self.tokens = 0
         meter.count("llmyard_prompt_tokens_total", prompt_tokens, self._tags)
         meter.observe("llmyard_prompt_tokens", prompt_tokens, self._tags)
@@ -140,14 +147,14 @@ class Counted:
     def take(self, tokens: int) -> None:
         """Takes note of tokens. It is called for each piece, and does no more than it must."""
         if not self.tokens:
-            self._first = time.monotonic()
-            self._meter.observe("llmyard_time_to_first_token_seconds", self._first - self._began, self._tags)
+            self.first = time.monotonic()
+            self._meter.observe("llmyard_time_to_first_token_seconds", self.first - self._began, self._tags)
         self.tokens += tokens
 
     def end(self, reason: str) -> None:
         """Takes note of the end; times between tokens are told once an answer: a histogram costs more than a token."""
         if self.tokens > 1:
-            between = (time.monotonic() - self._first) / (self.tokens - 1)
+            between = (time.monotonic() - self.first) / (self.tokens - 1)
             self._meter.observe("llmyard_inter_token_seconds", between, self._tags)
         self._meter.count("llmyard_generation_tokens_total", self.tokens, self._tags)
         self._meter.observe("llmyard_generation_tokens", self.tokens, self._tags)
