@@ -280,6 +280,11 @@ def _process_group(backend: str) -> Any:
             worker_group.execute(_use_network_of_node)
             super().on_start(worker_group, backend_config)
 
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            """Leaves the group to the end of its processes, which comes next: a worker that waits for a node that was
+            cut off cannot leave it in order, and Ray would wait half a minute for that.
+            """
+
     class ProcessGroup(TorchConfig):  # type: ignore[misc]
         @property
         def backend_cls(self) -> type:

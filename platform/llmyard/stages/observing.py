@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmyard.core.artifact import MARK
 from llmyard.core.errors import LlmyardError
 from llmyard.core.tracking import NullTracker
 from llmyard.stages import training_report
@@ -256,7 +257,8 @@ class Observer:
             yield
         except Exception as error:
             _log.exception("the worker ends: %s", error)
-            if self._rank == 0:
+            # A worker that was cut off learns late that others went on without it, and are done.
+            if self._rank == 0 and self._job.storage.read(f"{self._job.folder}/{MARK}") is None:
                 self._report("_making/")
             raise
         finally:
