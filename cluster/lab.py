@@ -29,7 +29,7 @@ from typing import Any
 # hanging for a minute. Measured by `chaos cluster`: see cluster/README.md.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "5000",
-    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "3",
 }

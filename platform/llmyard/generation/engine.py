@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -79,6 +79,7 @@ class GenerateRequest:
         end_tokens: Names of tokens that end the answer, beside llmyard's own.
         regex: The answer matches this regular expression as a whole, unless it is cut; not beside ``json_schema``.
         top_logprobs: How likely each token was is told, and which so many were the likeliest; None tells nothing.
+        begun: Is called, in the engine's thread, when the request need wait no longer; it must not fail.
     """
 
     id: str
@@ -95,6 +96,7 @@ class GenerateRequest:
     end_tokens: tuple[str, ...] = ()
     regex: str | None = None
     top_logprobs: int | None = None
+    begun: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,6 +292,8 @@ class QueueingEngine(ABC):
                 waits = False
             else:
                 self._stats.running += 1
+                if item.request.begun is not None:
+                    item.request.begun()
                 if not self._ended(item):
                     found.append(item)
                     self._stats.prompt_tokens += len(item.request.prompt)

@@ -226,8 +226,10 @@ class Ticket:
         if record is None or record[1].owner != self.spec.owner:
             folder.begin(self.uri, self.spec)
         try:
-            spool = Spool(folder.path / name)
-        except Busy:  # a hung predecessor must not stop training; what it wrote is sent when the run ends
+            # A killed predecessor has let go already. One that hangs, or was cut off, must not stop training; what it
+            # wrote is sent when the run ends.
+            spool = Spool(folder.path / name, wait_seconds=1.0)
+        except Busy:
             spool = Spool(folder.path / f"{name}-{os.getpid()}")
         return SpoolTracker(spool, self.service, self.spec.token, system_seconds)
 

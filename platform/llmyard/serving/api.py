@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
@@ -29,6 +30,9 @@ from llmyard.serving.service import Service
 from llmyard.serving.watching import Meter, Unwatched, tell
 from llmyard.tasks.passages import Passages
 
+if TYPE_CHECKING:
+    from llmyard.serving.tracing import Traces
+
 OPEN_PATHS = ("/health", "/openapi.json", *PLAYGROUND_PATHS)
 TOLD_SECONDS = 5.0  # between two looks at what the engines do
 
@@ -43,6 +47,7 @@ def build_api(
     passages: Passages | None = None,
     meter: Meter | None = None,
     lease: Lease | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Returns the application.
 
@@ -55,6 +60,7 @@ def build_api(
         passages: That questions without a text are answered from.
         meter: Where requests are counted; None counts nothing.
         lease: Asks for a portion of a key's limit; None: this is the only replica.
+        traces: Keeps them of requests; None keeps none.
     """
     from llmyard import __version__
 
@@ -74,7 +80,7 @@ def build_api(
         description="Translation, summaries, answers, conversation and knowledge graphs, zh and en.",
         docs_url=None,
         redoc_url=None,
-        lifespan=_telling(guarded, meter),
+        lifespan=_telling(guarded, meter, traces),
     )
     add_error_handlers(api)
 
@@ -95,7 +101,7 @@ def build_api(
     # The last one added is the first one asked.
     api.add_middleware(Unbroken)
     api.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, seconds=limits.body_seconds)
-    api.add_middleware(Door, open_paths=OPEN_PATHS, keys=keys, route_of=_route_of(api), meter=meter)
+    api.add_middleware(Door, open_paths=OPEN_PATHS, keys=keys, route_of=_route_of(api), meter=meter, traces=traces)
     return api
 
 
@@ -109,7 +115,8 @@ def _guarded(named: Models, canaries: Sequence[tuple[Canary, Model]], terms: Ter
             splits[name].note(of_canary=of_canary, seconds=seconds, failed=failed)
 
         counted = model.reference.rpartition("/")[2] if of_canary else name
-        engine = GuardedEngine(model.engine, counted, terms, note if name in shared else None)
+        noted = note if name in shared else None
+        engine = GuardedEngine(model.engine, counted, terms, noted, model.tokenizer.decode)
         return replace(model, name=name, engine=engine)
 
     models = named.changed(lambda model: guarded(model, model.name, of_canary=False), splits)
@@ -145,8 +152,10 @@ def _route_of(api: FastAPI) -> Callable[[str], str]:
     return route_of
 
 
-def _telling(models: Models, meter: Meter) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
-    """Returns what tells of the engines, every few seconds while the application runs."""
+def _telling(
+    models: Models, meter: Meter, traces: Traces | None
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """Returns what tells of the engines, every few seconds while the application runs, and sends the last traces."""
 
     async def tell_all() -> None:
         while True:
@@ -161,5 +170,7 @@ def _telling(models: Models, meter: Meter) -> Callable[[FastAPI], contextlib.Abs
             yield
         finally:
             task.cancel()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     return lifespan

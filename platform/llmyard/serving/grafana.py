@@ -96,18 +96,18 @@ def panels() -> dict[str, tuple[Panel, ...]]:
             _spread("Time of a request · 请求用时", "s", "llmyard_request_seconds"),
         ),
         "Latency of models · 模型延迟": (
-            _spread("Time to first token · 首个 token 用时", "s", "llmyard_time_to_first_token_seconds"),
-            _spread("Inter-token latency · token 间隔", "s", "llmyard_inter_token_seconds"),
+            _spread("Time to first token · 首词元时间", "s", "llmyard_time_to_first_token_seconds"),
+            _spread("Inter-token latency · 词元间隔", "s", "llmyard_inter_token_seconds"),
             Panel("Queue · 排队", "short", (
                 _now("llmyard_requests_waiting", "waiting"), _now("llmyard_requests_running", "running"),
                 _replicas("serve_deployment_queued_queries", "waiting for a replica"),
             ), "Requests that wait for an engine, answers being written, and requests that wait for a replica."),
         ),
-        "Tokens · token 数": (
-            Panel("Tokens per second · 每秒 token", "short", (
+        "Tokens · 词元": (
+            Panel("Tokens per second · 每秒词元", "short", (
                 _rate("llmyard_prompt_tokens_total", "in"), _rate("llmyard_generation_tokens_total", "out"),
             ), "Tokens read in prompts and written."),
-            Panel("Tokens of a request · 每个请求的 token", "short", (
+            Panel("Tokens of a request · 每个请求的词元", "short", (
                 _quantile(0.5, "llmyard_prompt_tokens", "in"), _quantile(0.95, "llmyard_prompt_tokens", "in"),
                 _quantile(0.5, "llmyard_generation_tokens", "out"), _quantile(0.95, "llmyard_generation_tokens", "out"),
             ), "Tokens of a prompt and of an answer."),
@@ -115,10 +115,12 @@ def panels() -> dict[str, tuple[Panel, ...]]:
                   METRICS["llmyard_finished_total"].description),
         ),
         "Replicas · 副本": (
-            Panel("KV cache · KV 缓存", "bytes", (_now("llmyard_kv_cache_bytes"),),
+            Panel("KV cache · 键值缓存", "bytes", (_now("llmyard_kv_cache_bytes"),),
                   METRICS["llmyard_kv_cache_bytes"].description),
             Panel("Replicas · 副本", "short", (_replicas("serve_deployment_replica_healthy", "healthy"),),
                   "Replicas that pass their checks."),
+            Panel("Spans dropped · 丢弃的跨度", "short", (_rate("llmyard_spans_dropped_total"),),
+                  METRICS["llmyard_spans_dropped_total"].description),
         ),
     }  # fmt: skip
 

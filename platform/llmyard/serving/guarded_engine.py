@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from llmyard.core.errors import RequestError
 from llmyard.generation.engine import Capabilities, Delta, Engine, GenerateRequest, Stats
@@ -15,11 +15,8 @@ from llmyard.serving.admission import TokenBudget
 from llmyard.serving.policy import Policy, passed
 from llmyard.serving.rates import Leases, Rate
 from llmyard.serving.refusals import Refused
-from llmyard.serving.watching import Counted, Meter, Unwatched, asking
+from llmyard.serving.watching import Answered, Counted, Meter, Unwatched, asking
 from llmyard.tasks.task import Annotation, Choice, Marked
-
-if TYPE_CHECKING:
-    from llmyard.serving.tracing import Writing
 
 T = TypeVar("T")
 BUDGET = 1 << 17  # tokens
@@ -57,12 +54,18 @@ class GuardedEngine:
         name: Of the model.
         terms: Of the endpoint.
         note: Is told of each request how many seconds a token of it took, and whether it failed by a fault of ours.
+        decode: Returns the text of a prompt, for traces that are to tell it.
     """
 
     def __init__(
-        self, engine: Engine, name: str, terms: Terms, note: Callable[[float, bool], None] | None = None
+        self,
+        engine: Engine,
+        name: str,
+        terms: Terms,
+        note: Callable[[float, bool], None] | None = None,
+        decode: Callable[[Sequence[int]], str] = lambda _: "",
     ) -> None:
-        self._engine, self._name, self._terms, self._note = engine, name, terms, note
+        self._engine, self._name, self._terms, self._note, self._decode = engine, name, terms, note, decode
 
     def capabilities(self) -> Capabilities:
         """Returns what the model can do."""
@@ -70,8 +73,13 @@ class GuardedEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
         """Yields the answer as it is written."""
-        terms, read = self._terms, len(request.prompt)
+        terms, read, asked = self._terms, len(request.prompt), time.monotonic()
         async with self._admitted(read + request.max_new_tokens) as used:
+            trace, admitted = asking().trace, time.monotonic()
+            heard: list[str] | None = [] if trace is not None and trace.texts else None
+            begun: list[float] = []
+            if trace is not None:
+                request = replace(request, begun=lambda: begun.append(time.monotonic()))
             deltas = self._engine.generate(request)
             if terms.policies:
                 deltas = passed(deltas, terms.policies)
@@ -85,6 +93,8 @@ class GuardedEngine:
                     async for delta in deltas:
                         if delta.token_ids:
                             counted.take(len(delta.token_ids))
+                        if heard is not None:
+                            heard.append(delta.text)
                         if delta.finish is not None:
                             reason = delta.finish
                             if reason == "aborted" and loop.time() >= end:
@@ -97,18 +107,22 @@ class GuardedEngine:
                 late.cancel()
                 used.tokens = read + counted.tokens
                 counted.end(reason)
+                if trace is not None:
+                    texts = None if heard is None else (self._decode(request.prompt), "".join(heard))
+                    times = asked, admitted, begun[0] if begun else 0.0, counted.first
+                    trace.wrote(Answered(self._name, request, *times, counted.tokens, reason, texts))
 
     async def annotate(self, texts: Sequence[str]) -> list[Annotation]:
         """Returns entities and triples of each text."""
-        return await self._timed(lambda: self._engine.annotate(texts), texts)
+        return await self._timed("annotate", lambda: self._engine.annotate(texts), texts)
 
     async def classify(self, texts: Sequence[Marked]) -> list[Choice]:
         """Returns the label of each text."""
-        return await self._timed(lambda: self._engine.classify(texts), [each.text for each in texts])
+        return await self._timed("classify", lambda: self._engine.classify(texts), [each.text for each in texts])
 
     async def encode(self, texts: Sequence[str]) -> list[list[float]]:
         """Returns a vector for each text."""
-        return await self._timed(lambda: self._engine.encode(texts), texts)
+        return await self._timed("embeddings", lambda: self._engine.encode(texts), texts)
 
     def abort(self, request_id: str) -> None:
         """Ends a request."""
@@ -122,13 +136,20 @@ class GuardedEngine:
         """Takes no more requests and returns when those under way are answered."""
         await self._engine.drain()
 
-    async def _timed(self, work: Callable[[], Awaitable[T]], texts: Sequence[str]) -> T:
+    async def _timed(self, operation: str, work: Callable[[], Awaitable[T]], texts: Sequence[str]) -> T:
         """Returns what comes of reading texts; each counts as many tokens as it has characters."""
+        asked, failed = time.monotonic(), True
         async with self._admitted(sum(map(len, texts))):
             try:
-                return await asyncio.wait_for(work(), self._terms.deadline_seconds)
+                found = await asyncio.wait_for(work(), self._terms.deadline_seconds)
+                failed = False
+                return found
             except TimeoutError:
                 raise self._too_late() from None
+            finally:
+                trace = asking().trace
+                if trace is not None:
+                    trace.read(operation, self._name, len(texts), asked, failed=failed)
 
     def _too_late(self) -> Refused:
         said = f"the answer took more than {self._terms.deadline_seconds:g} seconds"
@@ -137,8 +158,10 @@ class GuardedEngine:
     @contextlib.asynccontextmanager
     async def _admitted(self, tokens: int) -> AsyncGenerator[_Used]:
         """Takes a request on for the time of the block; what it did not use is given back to its key."""
-        terms, key = self._terms, asking().key
-        rate = terms.rate_of(key)
+        terms, request = self._terms, asking()
+        key, rate = request.key, terms.rate_of(request.key)
+        if request.trace is not None:
+            request.trace.asks(self._name)
         if terms.leases is not None:
             await terms.leases.take(key, rate, tokens)
         used, began = _Used(tokens), time.monotonic()

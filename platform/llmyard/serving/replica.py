@@ -71,13 +71,15 @@ class Replica:
         """Returns what answers HTTP; Serve calls it once."""
         from llmyard.serving.api import build_api
         from llmyard.serving.ray_meter import RayMeter
+        from llmyard.serving.trace_export import traces_asked_for
         from llmyard.tasks.passages import Passages
 
-        opening = self._opening
+        opening, meter = self._opening, RayMeter()
         passages = None if opening.index is None else Passages(opening.index.local())
         return build_api(
             self._models, KeyRing(opening.keys), opening.limits, origins=self._origins,
-            canaries=self._canaries, passages=passages, meter=RayMeter(), lease=_shared_lease(),
+            canaries=self._canaries, passages=passages, meter=meter, lease=_shared_lease(),
+            traces=traces_asked_for(meter),
         )  # fmt: skip
 
     def check_health(self) -> None:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from llmyard.generation.engine import Stats
+from llmyard.generation.engine import GenerateRequest, Stats
 
 if TYPE_CHECKING:
     from llmyard.serving.tracing import Trace
@@ -102,6 +102,33 @@ class Asking:
     key: str
     began: float
     trace: Trace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that has ended, for its trace; times are seconds, monotonic.
+
+    Attributes:
+        model: That wrote it.
+        request: To the engine.
+        asked: When it was asked for.
+        admitted: When the engine was handed it.
+        begun: When the engine began it; 0 where it did not.
+        first: When its first token came; 0 where none did.
+        tokens: That were written.
+        reason: Why it ended.
+        texts: What the model read and wrote; None where that is not told.
+    """
+
+    model: str
+    request: GenerateRequest
+    asked: float
+    admitted: float
+    begun: float
+    first: float
+    tokens: int
+    reason: str
+    texts: tuple[str, str] | None
 
 
 _asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
