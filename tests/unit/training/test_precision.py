@@ -93,6 +93,7 @@ def test_activations_computed_again_give_the_same_gradients_with_the_same_dropou
     same(wanted[1], found[1], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_give_the_same_loss_and_keep_their_names() -> None:
     plain, batch = loss_of("llama", TokenLoss())
