@@ -35,7 +35,7 @@ HEALTH = {
 }
 NET, CLIENT, SWITCH = "10.0.0", "client", "switch"
 PORTS = {"gcs": 6379, "dashboard": 8265, "serve": 8000}
-PATIENCE = 120.0
+PATIENCE = 240.0  # seconds that a node may take to come up: the machine may be busy
 STATE = Path("/run/llmyard-lab.json")  # of the lab that `up` keeps running
 # The bind mount lives in the command's own mount namespace, which `ip netns exec` has made.
 _ENTER = 'mount --bind "$1" /tmp && shift && exec "$@"'
@@ -322,6 +322,8 @@ def main(words: Sequence[str] | None = None) -> int:
     run.add_argument("words", nargs=argparse.REMAINDER)
     given = parser.parse_args(words)
     if given.command == "up":
+        if min(given.nodes, given.cpus) < 1:
+            parser.error("a lab has one node of one CPU at least")
         return _up(Lab(given.nodes, given.cpus))
     lab = Lab.kept()
     if given.command == "status":
@@ -363,6 +365,7 @@ def _up(lab: Lab) -> int:
         except KeyboardInterrupt:
             pass
         finally:
+            lab.nodes |= {name: node for name, node in Lab.kept().nodes.items() if name not in lab.nodes}  # by `add`
             STATE.unlink(missing_ok=True)
     return 0
 
