@@ -33,7 +33,9 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "3",
 }
-NET, CLIENT, SWITCH = "10.0.0", "client", "switch"
+# Of a range that is kept for tests: pasted outside of the lab, an address leads to nobody.
+NET, CLIENT, SWITCH = "198.18.0", "client", "switch"
+HINTS = {"LLMYARD_COMMAND": "bash cluster/local lab exec client llmyard"}  # what messages tell the user to type
 PORTS = {"gcs": 6379, "dashboard": 8265, "serve": 8000}
 PATIENCE = 240.0  # seconds that a node may take to come up: the machine may be busy
 STATE = Path("/run/llmyard-lab.json")  # of the lab that `up` keeps running
@@ -147,21 +149,21 @@ class Lab:
             process = self.run(node, command, stdout=log, stderr=log, start_new_session=True)
         node.process, node.pid = process, process.pid
         deadline = time.monotonic() + PATIENCE
-        while node.address not in self.alive():
+        while node.address not in (self.alive() or ()):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (self.folder / f"{node.name}.log").read_text(encoding="utf-8", errors="replace")
                 raise RuntimeError(f"{node.name} does not come up: {said[-2000:]}")
             time.sleep(0.3)
         return node
 
-    def alive(self) -> list[str]:
-        """Returns the addresses of the nodes that Ray takes for alive; none while nobody answers."""
+    def alive(self) -> list[str] | None:
+        """Returns the addresses of the nodes that Ray takes for alive; None while nobody answers."""
         try:
             found = json.loads(self.output(self.client, ["curl", "--silent", "--fail", "--max-time", "5", "--header",
                 f"Authorization: Bearer {(self.folder / 'token').read_text(encoding='utf-8')}",
                 f"{self.url}/api/v0/nodes"]))  # fmt: skip
         except (subprocess.CalledProcessError, json.JSONDecodeError):
-            return []
+            return None
         return [each["node_ip"] for each in found["data"]["result"]["result"] if each["state"] == "ALIVE"]
 
     def run(self, node: Node, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Any:
@@ -204,7 +206,7 @@ class Lab:
 
     def drain(self, node: Node) -> None:
         """Has a node hand over what it does and end, as Kubernetes and clouds do: by SIGTERM to ``ray start``."""
-        with contextlib.suppress(ProcessLookupError):
+        if node.pid in self.pids(node):  # else it may be another's by now
             os.kill(node.pid, signal.SIGTERM)
 
     def cut(self, node: Node) -> None:
@@ -233,8 +235,7 @@ class Lab:
         """Ends all processes, and removes the namespaces and the folder."""
         everyone = [*reversed(self.nodes.values()), self.client]
         for node in everyone:
-            if node.pid in self.pids(node):
-                self.drain(node)
+            self.drain(node)
         for node in everyone:
             deadline = time.monotonic() + 20
             while node is not self.client and self.pids(node) and time.monotonic() < deadline:
@@ -244,7 +245,12 @@ class Lab:
                     os.kill(pid, signal.SIGKILL)
             if node.process is not None:
                 node.process.wait()
-        for name in [*(self._namespace(node) for node in everyone), f"{self.prefix}-{SWITCH}"]:
+        # All that there are: an `add` that was interrupted has left one that nobody noted.
+        for name in [path.name for path in Path("/run/netns").glob(f"{self.prefix}-*")]:
+            left = subprocess.run(_ip("netns", "pids", name), capture_output=True, text=True, check=False)
+            for pid in left.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             subprocess.run(_ip("netns", "delete", name), stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -315,7 +321,8 @@ def main(words: Sequence[str] | None = None) -> int:
     commands.add_parser("status", help="which nodes there are, and which of them Ray takes for alive")
     commands.add_parser("add", help="start one more node")
     for name, told in (("kill", "kill all its processes"), ("drain", "have it hand over and end"),
-                       ("cut", "cut it off the network"), ("mend", "let it back on the network")):  # fmt: skip
+                       ("cut", "cut it off the network"),
+                       ("mend", "let it back on the network, before Ray has given it up")):  # fmt: skip
         commands.add_parser(name, help=told).add_argument("node")
     run = commands.add_parser("exec", help="run a command on a node, or on `client` beside the cluster")
     run.add_argument("node")
@@ -327,7 +334,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _up(Lab(given.nodes, given.cpus))
     lab = Lab.kept()
     if given.command == "status":
-        alive = lab.alive()
+        alive = lab.alive() or []
         for node in lab.nodes.values():
             print(f"{node.name:8}{node.address:12}{'alive' if node.address in alive else 'dead'}")
         return 0
@@ -341,7 +348,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"there is no node {given.node!r}; one of: {', '.join(everyone)}")
     node = everyone[given.node]
     if given.command == "exec":
-        return int(lab.run(node, given.words or ["bash"], env={"RAY_API_SERVER_ADDRESS": lab.url}).wait())
+        return int(lab.run(node, given.words or ["bash"], env={"RAY_API_SERVER_ADDRESS": lab.url, **HINTS}).wait())
     getattr(lab, given.command)(node)
     return 0
 
@@ -360,7 +367,10 @@ def _up(lab: Lab) -> int:
             shared.mkdir()
             print(f"{len(lab.nodes)} nodes; dashboard and Jobs API: {lab.url}; all nodes see {shared}")
             print(f"  bash cluster/local lab exec client llmyard submit JOB --storage {shared}/store --shared-paths")
-            print("  bash cluster/local lab kill node2      Ctrl-C ends the lab", flush=True)
+            print(
+                f"  (a job file anywhere but in /tmp, of which each node and the client have their own, or in {shared})"
+            )
+            print(f"  bash cluster/local lab kill {[*lab.nodes][-1]}      Ctrl-C ends the lab", flush=True)
             signal.pause()
         except KeyboardInterrupt:
             pass

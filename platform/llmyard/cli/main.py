@@ -160,6 +160,8 @@ def deploy(
     from llmyard.core.errors import RequestError
 
     shell.json = as_json
+    if address is None and not kubernetes:
+        address = os.environ.get("RAY_API_SERVER_ADDRESS")  # as `submit` and `jobs` have it
     if (address is None) != kubernetes:
         what = "--address and --kubernetes" if kubernetes else "neither --address nor --kubernetes"
         raise RequestError(f"{what}: deploy where?", "give one of them; `llmyard serve` serves models here")
