@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
 import pytest
+
+# Nobody takes its node away; whoever watched for that would take a process at every start of the workers.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +37,17 @@ def shared_ray() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_trainings_here() -> Iterator[None]:
+    """A training with one worker runs in the test's process, as a trial of a sweep does: starting Ray's takes the
+    processors half a minute. Those with two workers, and whatever a command starts, show that.
+    """
+    from llmyard.runtime.trainer import training_here
+
+    with training_here(True):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ CONTINUED: list[dict[str, Any]] = [
      "tokenizer": {"extend": "corpus", "new_tokens": 60, "script": "han"}},
     {"kind": "pretrain", "output": "continued", "shards": "chinese", "init": "gpt2", "sequence_length": 64,
      "replay": {"shards": "corpus", "share": 0.25}, "steps": 4, "batch": {"size": 8, "micro_batch": 4},
-     "resources": {"workers": 2}},
+     "resources": {"workers": 1}},
     {"kind": "pretrain", "output": "from-vectors", "shards": "corpus", "sequence_length": 64, "steps": 2,
      "model": {"family": "gpt2", "layers": 1, **TINY}, "embedding_init": "word_vectors",
      "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1}},

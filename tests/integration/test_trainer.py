@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
 
 def run(work: Any, folder: Path, max_failures: int) -> None:
     resources = Resources(workers=2, max_failures=max_failures)
-    run_workers(work, str(folder), resources, folder.name, Board.start(), lambda: None)
+    run_workers(work, str(folder), resources, folder.name, Board.start(resources), lambda: None)
 
 
 def attempts(folder: Path) -> int:

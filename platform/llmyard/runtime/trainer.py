@@ -26,9 +26,9 @@ class Board:
     handle: Any
 
     @classmethod
-    def start(cls) -> Board:
+    def start(cls, resources: Resources) -> Board:
         """Returns a new board; where training runs in this process, one that nobody reads."""
-        return cls(None if _trains_here.get() else actor_here(_Board))
+        return cls(None if _trains_here.get() and resources.most == 1 else actor_here(_Board))
 
     def post(self, **values: float) -> None:
         """Replaces what the driver's view shows; does not wait, and what comes late is simply not shown."""
@@ -52,7 +52,7 @@ _trains_here: ContextVar[bool] = ContextVar("trains_here", default=False)
 
 @contextlib.contextmanager
 def training_here(is_here: bool) -> Iterator[None]:
-    """Within the block a training with one worker runs in this process: a trial of a sweep is one of Ray's processes
+    """Within the block each training with one worker runs in this process: a trial of a sweep is one of Ray's processes
     already, and another one would take longer to start than a small trial to run.
     """
     before = _trains_here.set(is_here)
@@ -151,7 +151,8 @@ def _guarded(config: dict[str, Any]) -> None:
         return
     board.hold.remote(ray.util.get_current_placement_group())
     try:
-        config["work"]({**config, "asked": _Asked(board)})
+        work, argument = ray.cloudpickle.loads(config["packed"])
+        work({"argument": argument, "asked": _Asked(board)})
     except LlmyardError as error:
         ray.get(board.leave.remote(plain_error(error)))
         if dist.is_initialized():
@@ -216,7 +217,8 @@ def run_workers(
         handle = board.handle
         trainer = _trainer()(
             _guarded,
-            train_loop_config={"argument": argument, "work": work, "board": handle},
+            # Packed, so that the controller, which passes it on, need not import what the workers do.
+            train_loop_config={"packed": ray.cloudpickle.dumps((work, argument)), "board": handle},
             scaling_config=ScalingConfig(
                 num_workers=workers if isinstance(workers, int) else (workers.min, workers.max),
                 elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
@@ -241,7 +243,7 @@ def run_workers(
             # Ray starts lost workers again, but not its own controller, which was an actor of the cluster too.
             if not isinstance(error, ray.exceptions.RayActorError) or is_lost() or not controllers_left:
                 break
-            # Nor does it give back what the old workers held, where there is no dashboard that it could ask.
+            # Nor does it give back what the old workers held; its actor for that asks a dashboard, which may be absent.
             held = ray.get(handle.held.remote(), timeout=30)
             if held is not None:
                 ray.util.remove_placement_group(held)
@@ -256,17 +258,20 @@ def run_workers(
 
 
 def _trainer() -> Any:
-    """Returns Ray's trainer without its hand-over of data sets, which llmyard does not use: it would take a process of
-    its own, for which every start of the workers waits a second.
+    """Returns Ray's trainer without two actors for which every start would wait some seconds: one hands over data sets,
+    which llmyard does not use; one gives back what the workers of a dead controller held, which `run_workers` does.
     """
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             made = super()._create_default_callbacks()
-            return [each for each in made if type(each).__name__ != "DatasetsCallback"]
+            return [each for each in made if type(each).__name__ not in _UNUSED]
 
     return Trainer
+
+
+_UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 def _process_group(backend: str) -> Any:

@@ -182,7 +182,7 @@ def make(config: Finetune, making: Making) -> Made:
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
         trial=making.context.trial,
-        board=Board.start(),
+        board=Board.start(config.resources),
         family=family,
         label_smoothing=float(base.details.get("label_smoothing", 0.0)) if base is not None else 0.0,
     )

@@ -159,7 +159,7 @@ def make(config: Pretrain, making: Making) -> Made:
         fence=draft.lease.fence,
         ticket=making.run.ticket(),
         trial=making.context.trial,
-        board=Board.start(),
+        board=Board.start(config.resources),
         phases=phases,
         replay=replay,
         replay_phases=_phases(config, replay, None, 0) if replay is not None else (),
