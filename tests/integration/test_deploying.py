@@ -20,7 +20,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this one
 
-from ray_head import Head, asked, free_ports, started_head
+from ray_head import Head, asked, free_ports, started_head, wait_until
 
 from llmyard.cli.main import main
 from llmyard.cli.shell import shell
@@ -144,6 +144,12 @@ def hears(process: psutil.Process, port: int) -> bool:
         return False
 
 
+def keepers(head: Head) -> int:
+    """Returns how many actors hold packages of an endpoint's versions."""
+    rows = asked(head, "/api/v0/actors?limit=1000")["data"]["result"]["result"]
+    return sum(row["class_name"] == "Keeper" and row["state"] == "ALIVE" for row in rows)
+
+
 def test_an_endpoint_is_updated_under_load_and_outlives_its_drivers(
     head: Head, store: ArtifactStore, port: int, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +161,7 @@ def test_an_endpoint_is_updated_under_load_and_outlives_its_drivers(
     assert ask(url, "/v1/models", "ly-wrong")[0] == 401
     assert answering(url, key) == first.reference
     assert len(replicas(port)) == 1
+    assert keepers(head) == 1
 
     second = another_version(store, "base")
     asking = Asking(url, key)
@@ -165,6 +172,7 @@ def test_an_endpoint_is_updated_under_load_and_outlives_its_drivers(
         seen = asking.end()
     assert set(seen) == {"200"}, seen
     assert seen["200"] > 20
+    assert keepers(head) == 0  # the newer version has no packages of its own
 
 
 @pytest.mark.slow
@@ -191,3 +199,37 @@ def test_what_is_not_new_stays_and_what_does_not_load_does_not_take_its_place(
     assert "is a model of type ''" in failed["error"]
     assert set(seen) == {"200"}, seen
     assert answering(url, key) == answered_by
+
+    another_version(store, "base")
+    deploy(head, store, capsys, **job)  # with the code of this checkout
+    assert keepers(head) == 1
+    assert main(["endpoints", "stop", "llmyard", "--address", head.url]) == 0
+    wait_until(lambda: keepers(head) == 0, "its packages are kept for nobody")
+
+
+def test_an_endpoint_is_listed_and_stopped(
+    head: Head, store: ArtifactStore, port: int, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--address", head.url]
+    deploy(head, store, capsys, 0, "--code", "image", models=["base"], port=port, host="127.0.0.1")
+    url = f"http://127.0.0.1:{port}"
+
+    def listed() -> list[dict[str, Any]]:
+        capsys.readouterr()
+        assert main(["endpoints", "list", *where, "--json"]) == 0
+        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["endpoints"]
+        return found
+
+    (found,) = listed()
+    assert (found["name"], found["status"], found["urls"]) == ("llmyard", "RUNNING", [url])
+    assert found["replicas"] == found["wanted"] == 1
+    assert main(["endpoints", "stop", "llmyar", *where]) == 2
+    assert "there is: llmyard" in capsys.readouterr().err
+    assert ask(url, "/v1/models", key)[0] == 200
+
+    shell.json = False
+    assert main(["endpoints", "stop", "llmyard", *where]) == 0
+    assert "llmyard has ended" in capsys.readouterr().out
+    assert listed() == []
+    with pytest.raises(OSError, match="refused"):
+        ask(url, "/v1/models", key)

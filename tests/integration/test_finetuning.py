@@ -18,7 +18,7 @@ from llmyard.stages.config import job_adapter
 from llmyard.stages.run import run
 from llmyard.tasks.task import Annotation
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(1500)]
 
 TINY = {"hidden_size": 16, "heads": 2}
 TRAINING = {"steps": 2, "batch": {"size": 8, "micro_batch": 4}, "resources": {"workers": 1}}

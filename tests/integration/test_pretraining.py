@@ -15,7 +15,7 @@ from llmyard.stages.config import job_adapter
 from llmyard.stages.run import run
 from llmyard.stages.stage import StageResult
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(1500)]
 
 TINY = {"hidden_size": 16, "heads": 2}
 # What differs most from the others on its way through Ray: figures of its own, and a memory that two workers share.

@@ -77,6 +77,35 @@ def test_a_job_that_is_stopped_says_so_and_ends_in_one_object(tmp_path: Path, nu
     assert err.splitlines()[-1] == "interrupted; run the same command again to go on"
 
 
+# Ray's agents wait a minute for a dead gcs_server before they end.
+@pytest.mark.parametrize("name", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
+def test_a_job_whose_ray_dies_says_so(tmp_path: Path, name: str) -> None:
+    job, store = tmp_path / "job.yaml", tmp_path / "store"
+    job.write_text(yaml.safe_dump(JOB), encoding="utf-8")
+    command = start("run", str(job), "--storage", str(store))
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not list(store.glob("shards/corpus/*/_making/clean/*")):
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline, "it did not begin"
+            time.sleep(0.05)
+        family = psutil.Process(command.pid).children(recursive=True)
+        next(each for each in family if each.name() == name).kill()
+        err = command.communicate(timeout=PATIENCE)[1]
+    finally:
+        command.kill()
+    _, alive = psutil.wait_procs(family, timeout=90)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert command.returncode == 1
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        "error: a process of Ray on this machine died, its raylet or its gcs_server"
+    ]
+    assert not alive
+
+
 def test_training_that_is_stopped_saves_where_it_is(tmp_path: Path) -> None:
     store = tmp_path / "store"
     for name, fields in {"corpus": SMALL, "base": TRAINED}.items():

@@ -115,6 +115,12 @@ def wait_for(command: subprocess.Popen[str], storage: Path, pattern: str) -> Non
         time.sleep(0.002)
 
 
+def said_by_ray(pid: int) -> str:
+    """Returns the end of what Ray logged in a driver that ended without a word."""
+    logs = Path("/tmp").glob(f"ly-*/session_*/logs/python-core-driver-*_{pid}.log")
+    return "".join(log.read_text(encoding="utf-8", errors="replace")[-6000:] for log in logs)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("fault", "phase", "remedy"),
@@ -137,6 +143,7 @@ def test_a_disk_that_fails_under_prepare_is_one_clear_message_and_no_artifact(
     finally:
         first.kill()
     assert first.returncode == 1, output
+    assert "error: " in output, output + said_by_ray(first.pid)
     assert "Traceback" not in output
     assert [line for line in output.splitlines() if line.startswith("error: ")] == re.findall(
         "error: cannot write .*", output

@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmyard.cli.shell import Shell
+import typer
+
+from llmyard.cli.messages import say
+from llmyard.cli.shell import Shell, command
 from llmyard.core.errors import LlmyardError, MissingArtifact, RequestError
 from llmyard.core.jobfile import load_job, place_of
-from llmyard.stages.config import AnyJob, AnyStage, Pipeline, Sweep, hub_models, job_adapter, stages_of
+from llmyard.core.storage import Storage
+from llmyard.stages.config import AnyJob, AnyStage, Pipeline, Sweep, deployed_by, hub_models, job_adapter, stages_of
 from llmyard.stages.sizing import size_of
 
 
@@ -31,7 +35,6 @@ def run_job(
     promote: str | None = None,
 ) -> dict[str, Any]:
     """Runs a job with its live view and returns what ``--json`` prints."""
-    from llmyard.cli.messages import say
     from llmyard.cli.sweeps import trials_table
     from llmyard.cli.view import JobView, duration, results_table
     from llmyard.stages.run import run
@@ -213,6 +216,8 @@ def check_job(
         from llmyard.cli.submit import check_cluster
 
         check_cluster(address, job, lambda place: place_of(path, overrides, place))
+    if deployed_by(job) is not None:
+        _note_no_key(store.storage)
     missing = missing_inputs(job, store)
     planned = zip(stages_of(job), states(job, store), strict=True)
     rows = [describe(stage, state, job, store, price) for stage, state in planned]
@@ -226,11 +231,17 @@ def check_job(
     shell.finish({"plan": rows, "total": whole})
 
 
+def _note_no_key(storage: Storage) -> None:
+    from llmyard.serving.keys import stored
+
+    if not stored(storage):
+        typer.echo(say("no_key", command=command(), storage=storage.uri), err=True)
+
+
 def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float | None) -> dict[str, Any]:
     """Returns what is known of a stage before it runs; nothing of what it takes where it is skipped. Of a sweep: what
     all its trials would take that were as large as the job in the file and ran to their end.
     """
-    from llmyard.cli.messages import say
 
     row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state}
     row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmyard.cli import artifacts as artifacts_commands
-from llmyard.cli import cluster_jobs
+from llmyard.cli import cluster_jobs, endpoints
 from llmyard.cli import keys as keys_commands
 from llmyard.cli import runs as runs_commands
 from llmyard.cli.messages import say
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(artifacts_commands.app, name="artifacts")
 app.add_typer(runs_commands.app, name="runs")
 app.add_typer(cluster_jobs.app, name="jobs")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(keys_commands.app, name="keys")
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; ready ones are in jobs/.")]
@@ -335,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as leave:
         if leave.code == signal.SIGTERM:  # it came while Ray started, whose own handler ends the process so
             return shell.interrupted()
-        raise
+        return shell.unexpected(leave)
     except Exception as error:
         return shell.unexpected(error)
 

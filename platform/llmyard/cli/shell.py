@@ -92,7 +92,7 @@ class Shell:
         typer.echo(say("interrupted"), err=True)
         return self._ended(130, "interrupted")
 
-    def unexpected(self, error: Exception) -> int:
+    def unexpected(self, error: BaseException) -> int:
         """Reports a usage error of the command line, or a fault of llmyard."""
         usage = getattr(error, "format_message", None)
         if usage is not None:

@@ -118,14 +118,14 @@ def is_lost() -> bool:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """Ends the block with an error when the private Ray's node process dies.
+    """Ends the block with an error when the private Ray's node process or control service (GCS) dies.
 
-    Ray notices after some 15 s, and then often ends this process on the spot ("The connection to the plasma store is
-    failed"), without a word to the user: so the block is interrupted before that.
+    Ray notices after 15 s, or a minute, and then often ends this process on the spot ("Failed to connect to GCS", "The
+    connection to the plasma store is failed"), without a word to the user: so the block is interrupted before that.
     """
     import psutil
 
-    nodes = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    nodes = [child for child in psutil.Process().children() if child.name() in ("raylet", "gcs_server")]
     ended = threading.Event()
     _lost.clear()
     if threading.current_thread() is not threading.main_thread():
@@ -150,14 +150,14 @@ def _watched() -> Iterator[None]:
     try:
         yield
     except _NodeLost:
-        raise LlmyardError("Ray's node process (raylet) on this machine died", RUN_AGAIN) from None
+        raise LlmyardError("a process of Ray on this machine died, its raylet or its gcs_server", RUN_AGAIN) from None
     finally:
         ended.set()
         signal.signal(signal.SIGUSR1, former)
 
 
 class _NodeLost(BaseException):
-    """Ends what the main thread does when the private Ray's node process is dead."""
+    """Ends what the main thread does when a process that the private Ray cannot do without is dead."""
 
 
 def _runs(process: Any) -> bool:

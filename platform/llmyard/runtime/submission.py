@@ -83,13 +83,13 @@ class Dashboard:
 
     def check_versions(self) -> None:
         """Raises RequestError if the cluster's Ray or Python is not one that llmyard runs on."""
-        ours, theirs = importlib.metadata.version("ray"), str(self._json("/api/version", "ray_version"))
+        ours, theirs = importlib.metadata.version("ray"), str(self.read("/api/version", "ray_version"))
         if theirs.split(".")[:2] != ours.split(".")[:2]:
             raise RequestError(
                 f"the cluster at {self.url} runs Ray {theirs}, this llmyard needs {'.'.join(ours.split('.')[:2])}",
                 f"start the cluster with Ray {ours}, or submit with the llmyard that is made for its Ray",
             )
-        python = str(self._json("/api/v0/cluster_metadata", "data", "pythonVersion"))
+        python = str(self.read("/api/v0/cluster_metadata", "data", "pythonVersion"))
         if tuple(int(part) for part in python.split(".")[:2]) < LEAST_PYTHON:
             least = ".".join(map(str, LEAST_PYTHON))
             raise RequestError(
@@ -105,7 +105,7 @@ class Dashboard:
         """
         until = time.monotonic() + _START_SECONDS
         while True:
-            rows = self._json("/api/v0/nodes?detail=1&limit=10000", "data", "result", "result")
+            rows = self.read("/api/v0/nodes?detail=1&limit=10000", "data", "result", "result")
             found = [
                 Node(row["node_id"], bool(row["is_head_node"]), dict(row["resources_total"] or {}))
                 for row in rows
@@ -119,11 +119,11 @@ class Dashboard:
 
     def is_autoscaled(self) -> bool:
         """Returns whether an autoscaler may start more nodes; how many and which, the dashboard does not tell."""
-        report = (self._json("/api/cluster_status", "data").get("clusterStatus") or {}).get("autoscalerReport")
+        report = (self.read("/api/cluster_status", "data").get("clusterStatus") or {}).get("autoscalerReport")
         if report:
             return starts_nodes(report.get("nodeTypeMapping") or {})
         # The autoscaler of the second version reports elsewhere; all nodes that it looks after have a type.
-        rows = self._json("/nodes?view=summary", "data", "summary")
+        rows = self.read("/nodes?view=summary", "data", "summary")
         return any((row.get("raylet") or {}).get("nodeTypeName") for row in rows)
 
     def interpreter(self, nodes: Iterable[Node]) -> str | None:
@@ -136,7 +136,7 @@ class Dashboard:
         head = next((node.id for node in nodes if node.is_head), "")
         until = time.monotonic() + _STATS_SECONDS
         while head:
-            detail = self._json(f"/nodes/{head}", "data").get("detail") or {}
+            detail = self.read(f"/nodes/{head}", "data").get("detail") or {}
             for part in [*((detail.get("raylet") or {}).get("cmdline") or ()), *(detail.get("cmdline") or ())]:
                 found = _WORKER.match(part)
                 if found is not None:
@@ -148,7 +148,7 @@ class Dashboard:
 
     def jobs(self) -> list[Submission]:
         """Returns the jobs that were submitted, the newest first."""
-        rows = self._json("/api/jobs/")
+        rows = self.read("/api/jobs/")
         found = [Submission.parse(row) for row in rows if row.get("type") == "SUBMISSION"]
         return sorted(found, key=lambda each: each.started, reverse=True)
 
@@ -158,7 +158,7 @@ class Dashboard:
         Raises:
             RequestError: There is none of this id.
         """
-        found = Submission.parse(self._json(_path(submission_id)))
+        found = Submission.parse(self.read(_path(submission_id)))
         if not found.id:
             raise RequestError(f"{submission_id} was not submitted: it is a driver's own", "see `llmyard jobs list`")
         return found
@@ -182,14 +182,14 @@ class Dashboard:
 
     def logs(self, submission_id: str) -> str:
         """Returns all that a job's driver has written."""
-        return str(self._json(_path(submission_id, "/logs"), "logs"))
+        return str(self.read(_path(submission_id, "/logs"), "logs"))
 
     def submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Any) -> bool:
         """Submits a job; returns False if there is one of this id already (which Ray answers with an error 500)."""
         asked = {"submission_id": submission_id, "entrypoint": entrypoint, "metadata": metadata}
         body = json.dumps({**asked, "runtime_env": runtime_env}).encode()
         try:
-            self._ask("POST", "/api/jobs/", body)
+            self.ask("POST", "/api/jobs/", body)
         except Failed as failed:
             if "already exists" in failed.body:
                 return False
@@ -198,11 +198,11 @@ class Dashboard:
 
     def stop(self, submission_id: str) -> None:
         """Asks a job to stop; it gets some time to save where it is."""
-        self._ask("POST", _path(submission_id, "/stop"))
+        self.ask("POST", _path(submission_id, "/stop"))
 
     def delete(self, submission_id: str) -> None:
         """Removes an ended job from the list."""
-        self._ask("DELETE", _path(submission_id))
+        self.ask("DELETE", _path(submission_id))
 
     def upload(self, files: Mapping[str, bytes]) -> str:
         """Sends files unless the cluster has them already, and returns their address for a runtime environment."""
@@ -214,22 +214,29 @@ class Dashboard:
             )
         name = f"_ray_pkg_{hashlib.sha256(data).hexdigest()[:32]}.zip"
         try:
-            self._ask("GET", f"/api/packages/gcs/{name}")
+            self.ask("GET", f"/api/packages/gcs/{name}")
         except Missing:
-            self._ask("PUT", f"/api/packages/gcs/{name}", data, timeout=_UPLOAD_TIMEOUT)
+            self.ask("PUT", f"/api/packages/gcs/{name}", data, timeout=_UPLOAD_TIMEOUT)
         return f"gcs://{name}"
 
-    def _json(self, path: str, *keys: str) -> Any:
-        """Returns what the cluster answers, or what stands there under the keys."""
+    def read(self, path: str, *keys: str) -> Any:
+        """Returns the JSON that the cluster answers with, or what stands there under the keys."""
         try:
-            found = json.loads(self._ask("GET", path))
+            found = json.loads(self.ask("GET", path))
             for key in keys:
                 found = found[key]
             return found
         except (ValueError, KeyError, TypeError):
             raise self._no_dashboard(f"{path} answers with something else") from None
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, timeout: float = _TIMEOUT) -> bytes:
+    def ask(self, method: str, path: str, body: bytes | None = None, timeout: float = _TIMEOUT) -> bytes:
+        """Returns what the cluster answers a request with.
+
+        Raises:
+            Unreachable: Nothing answers.
+            RequestError: The token is refused, there is no such thing, or it is no dashboard.
+            Failed: The cluster could not do it.
+        """
         headers = self.headers() | ({"Content-Type": "application/json"} if method == "POST" else {})
         request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:

@@ -61,3 +61,8 @@ class Endpoint(Config):
     port: int = Field(8000, ge=1, le=65_535)
     limits: Limits = Limits()
     scale: Scale = Scale(tries=1)  # a checkpoint that does not load here will not the next time either
+
+
+def url_of(host: str, port: int) -> str:
+    """Returns the address of what listens at host:port."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -12,25 +12,27 @@ import logging
 import math
 import os
 import re
+import secrets
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError
 from llmyard.runtime.capacity import capacity
-from llmyard.serving.config import Scale
-from llmyard.serving.endpoint import reason_of, require_free, url_of
+from llmyard.serving.config import Scale, url_of
+from llmyard.serving.endpoint import reason_of, require_free
 from llmyard.serving.replica import Opening, deployment
 
 # A new replica is started before an old one goes, where one more has room: Serve rounds up to whole replicas.
 SURGE_PERCENT = 25
 _LOOK_SECONDS = 0.5
 _START_SECONDS = 240.0
-_NAMESPACE = "llmyard"
+_NAMESPACE, _PREFIX = "llmyard", "packages/"  # of the actors that keep packages
 _START = """
 import json, sys, ray
 from ray import serve
@@ -142,17 +144,26 @@ def deploy(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     deadline, environment = time.monotonic() + seconds, _environment()
     surge = SURGE_PERCENT if _has_room_for(scale.cpus) else 0
+    if not surge and _answers(name):
+        _log.warning(
+            "no node has %g CPUs free for a new replica beside an old one: what is new takes the place of what stops%s",
+            scale.cpus,
+            ", and nobody answers meanwhile" if scale.least <= 1 else "",
+        )
     application = deployment(opening, scale, version=version, runtime_env=environment, max_surge_percent=surge)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    _keep_packages(name, environment)
+    kept = _keep_packages(name, environment)
     try:
         # Serve's own waiting has no end where there is no room, and says nothing meanwhile.
         _run_many([RunTarget(application, name, "/", quiet)], wait_for_applications_running=False)
     except TimeoutError as error:  # of its proxies, which are waited for below
         _log.info("%s", error)
     except RayServeException as error:
+        _end([kept] if kept else [])
         raise _refused(name, str(error)) from None
+    # Until then, and if it fails, replicas of the former version run and may be started again.
     running = _wait(name, max(scale.least, 0), deadline, tell)
+    _end(each for each in _keepers(name) if each != kept)
     return Deployed(_answering(scale.least > 0, deadline), running)
 
 
@@ -254,6 +265,13 @@ def _environment() -> dict[str, Any]:
     return found | ({"py_modules": list(modules)} if modules else {}) | ({"env_vars": {_hook(): hook}} if hook else {})
 
 
+def _answers(name: str) -> bool:
+    from ray import serve
+
+    found = serve.status().applications.get(name)
+    return found is not None and any(each.replica_states.get("RUNNING") for each in found.deployments.values())
+
+
 def _has_room_for(cpus: float) -> bool:
     """Returns whether a replica more can be started now, or by an autoscaler."""
     from ray._private.state import available_resources_per_node
@@ -265,26 +283,48 @@ def _has_room_for(cpus: float) -> bool:
 
 class Keeper:
     """Holds the packages of an endpoint's replicas: Ray removes what nothing that lives was started with, and a replica
-    that is started later, after all others were lost, must find them.
+    that is started later, after all others were lost, must find them. Ends when the cluster's Serve has ended.
     """
 
+    def __init__(self) -> None:
+        threading.Thread(target=self._watch, name="serve-watch", daemon=True).start()
 
-def _keep_packages(name: str, environment: dict[str, Any]) -> None:
+    def _watch(self) -> None:
+        import ray
+
+        misses = 0
+        while misses < 2:  # one may be a head that comes up again
+            time.sleep(_WATCH_SECONDS)
+            misses = 0 if _runs() else misses + 1
+        ray.kill(ray.get_runtime_context().current_actor)
+
+
+_WATCH_SECONDS = 15.0
+
+
+def _keep_packages(name: str, environment: dict[str, Any]) -> str:
+    """Starts a keeper for a version, and returns what it is called; "" where the cluster's image has the code."""
     import ray
 
-    called = f"llmyard-packages-{name}"
-    with contextlib.suppress(ValueError):
-        ray.kill(ray.get_actor(called, _NAMESPACE))
     if "py_modules" not in environment:
-        return
+        return ""
     packages = {key: value for key, value in environment.items() if value is not None}
+    called = f"{_PREFIX}{name}/{secrets.token_hex(4)}"
     made: Any = ray.remote(num_cpus=0, max_restarts=-1)(Keeper)
-    until = time.monotonic() + 30
-    while True:  # the name is free when the one that had it is gone
-        try:
-            made.options(name=called, namespace=_NAMESPACE, lifetime="detached", runtime_env=packages).remote()
-            return
-        except ValueError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_LOOK_SECONDS)
+    made.options(name=called, namespace=_NAMESPACE, lifetime="detached", runtime_env=packages).remote()
+    return called
+
+
+def _keepers(name: str) -> list[str]:
+    import ray
+
+    there = [each["name"] for each in ray.util.list_named_actors(all_namespaces=True)]
+    return [each for each in there if each.startswith(f"{_PREFIX}{name}/")]
+
+
+def _end(keepers: Iterable[str]) -> None:
+    import ray
+
+    for called in keepers:
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(called, _NAMESPACE))

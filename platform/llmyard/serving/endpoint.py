@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from llmyard.core.errors import LlmyardError, RequestError
-from llmyard.serving.config import Endpoint
+from llmyard.serving.config import Endpoint, url_of
 from llmyard.serving.replica import APPLICATION, Opening, deployment
 
 
@@ -65,11 +65,6 @@ def serving(config: Endpoint, opening: Opening) -> Iterator[str]:
         yield url_of(config.host, config.port)
     finally:
         _shut_down()
-
-
-def url_of(host: str, port: int) -> str:
-    """Returns the address of what listens at host:port."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def reason_of(message: str) -> str:

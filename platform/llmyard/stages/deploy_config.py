@@ -31,7 +31,7 @@ class Deploy(Config):
     host: str = Field(
         "0.0.0.0",
         description="Where the nodes listen. Read, like `port` and `haproxy`, when the cluster's Serve is started: an "
-        "endpoint that finds it running takes it as it is, until `serve shutdown`.",
+        "endpoint that finds it running takes it as it is, until `llmyard endpoints stop`.",
     )
     port: int = Field(8000, ge=1, le=65_535)
     haproxy: bool = Field(
