@@ -1,16 +1,11 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be killed, drained and cut off.
 
-    bash cluster/local lab up [--nodes 3] [--cpus 1]     # until Ctrl-C
-    bash cluster/local lab exec client COMMAND …         # beside the cluster, as a user would be
-    bash cluster/local lab status | add | kill NODE | drain NODE | cut NODE | mend NODE
-
 Each node has a network namespace of its own, with its own address behind a switch, and its own /tmp by a bind mount.
-Nothing of this machine's network is touched. Needs Linux, root and iproute2.
+Nothing of this machine's network is touched. Needs Linux, root, iproute2 and curl. lab_command.py is its command line.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -35,12 +30,36 @@ HEALTH = {
 }
 # Of a range that is kept for tests: pasted outside of the lab, an address leads to nobody.
 NET, CLIENT, SWITCH = "198.18.0", "client", "switch"
-HINTS = {"LLMYARD_COMMAND": "bash cluster/local lab exec client llmyard"}  # what messages tell the user to type
 PORTS = {"gcs": 6379, "dashboard": 8265, "serve": 8000}
+# Of Ray's agents, fixed, as each node has a network of its own: a raylet waits 15 s for ports that its agents choose,
+# then dies (ray-project/ray#65983); a busy machine needs longer.
+AGENTS = {"dashboard-agent-listen": 8201, "dashboard-agent-grpc": 8202, "metrics-export": 8203,
+          "runtime-env-agent": 8204}  # fmt: skip
 PATIENCE = 240.0  # seconds that a node may take to come up: the machine may be busy
-STATE = Path("/run/llmyard-lab.json")  # of the lab that `up` keeps running
+MOST = 240  # nodes that were ever started: the client's address follows
+TAIL = 15  # lines of a log that an error shows
+# What was done to a node last; whether it lives is asked of its processes and of Ray.
+STARTING, UP, KILLED, DRAINED, FAILED = "starting", "up", "killed", "drained", "failed"
+NAMESPACES = Path("/run/netns")
 # The bind mount lives in the command's own mount namespace, which `ip netns exec` has made.
 _ENTER = 'mount --bind "$1" /tmp && shift && exec "$@"'
+
+
+class LabError(RuntimeError):
+    """What happened, with the value, and what to do about it.
+
+    Args:
+        what: A sentence without a full stop.
+        remedy: The same.
+        code: Exit code of a command: 1 for what failed, 2 for what is refused.
+    """
+
+    def __init__(self, what: str, remedy: str, code: int = 1) -> None:
+        super().__init__(what, remedy, code)
+        self.what, self.remedy, self.code = what, remedy, code
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  remedy: {self.remedy}"
 
 
 @dataclass
@@ -51,12 +70,14 @@ class Node:
         name: ``node0`` is the head.
         number: Its address ends in it.
         pid: Of its ``ray start``; 0 for the client.
-        process: The same, in the process that started it.
+        phase: What was done to it last, by this process or, in a lab that was noted, by any.
+        process: The one of `pid`, in the process that started it.
     """
 
     name: str
     number: int
     pid: int = 0
+    phase: str = STARTING
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +97,7 @@ class Lab:
 
     Attributes:
         nodes: By name, those that were killed included; the client, which is no node of Ray, is apart.
-        folder: Which all nodes see, as they would a network share.
+        folder: Which all nodes see, as they would a network share; `shared` in it is the user's.
     """
 
     count: int = 3
@@ -87,6 +108,7 @@ class Lab:
     def __post_init__(self) -> None:
         self.client = Node(CLIENT, 250)
         self.folder = Path("/var/tmp", f"{self.prefix}-lab")  # not below /tmp, of which each node has its own
+        self.shared = self.folder / "shared"
 
     @property
     def head(self) -> Node:
@@ -114,14 +136,9 @@ class Lab:
     def __enter__(self) -> Lab:
         missing = why_not()
         if missing:
-            raise SystemExit(f"error: {missing}\n  remedy: run it as root on Linux, with iproute2 installed")
-        self.folder.mkdir(mode=0o700)
-        token = self.folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32), encoding="utf-8")
+            raise SystemExit(f"error: {missing}\n  remedy: run it as root on Linux, with iproute2 and curl installed")
         try:
-            self._make_switch()
-            self._plug(self.client)
+            self.make()
             for _ in range(self.count):
                 self.add()
         except BaseException:
@@ -132,39 +149,82 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def make(self) -> None:
+        """Makes what nodes need: the folder, the token, the switch and the client."""
+        self.folder.mkdir(mode=0o700)
+        self.shared.mkdir()
+        token = self.folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="utf-8")
+        _do("netns", "add", f"{self.prefix}-{SWITCH}")
+        self._in_switch("link", "add", "bridge", "type", "bridge")
+        self._in_switch("link", "set", "bridge", "up")
+        self._plug(self.client)
+
     def add(self) -> Node:
         """Starts one more node, and waits until Ray knows it."""
+        node = self.start()
+        self.wait(node)
+        return node
+
+    def start(self) -> Node:
+        """Starts one more node, and does not wait for it."""
         number = len(self.nodes)
-        node = Node(f"node{number}", number + 1)
-        self._plug(node)
-        self.nodes[node.name] = node
+        if number >= MOST:
+            raise LabError(f"a lab has addresses for {MOST} nodes", "end it, and start it anew", code=2)
+        node = self.nodes[f"node{number}"] = Node(f"node{number}", number + 1)
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={self.cpus}",
-                   f"--node-ip-address={node.address}", "--object-store-memory=100000000"]  # fmt: skip
+                   f"--node-ip-address={node.address}", "--object-store-memory=100000000",
+                   *(f"--{name}-port={port}" for name, port in AGENTS.items())]  # fmt: skip
         if number == 0:
             command += ["--head", f"--port={PORTS['gcs']}", f"--dashboard-host={node.address}",
                         f"--dashboard-port={PORTS['dashboard']}", "--disable-usage-stats"]  # fmt: skip
         else:
             command += [f"--address={self.gcs}"]
-        with open(self.folder / f"{node.name}.log", "wb") as log:
-            process = self.run(node, command, stdout=log, stderr=log, start_new_session=True)
-        node.process, node.pid = process, process.pid
-        deadline = time.monotonic() + PATIENCE
-        while node.address not in (self.alive() or ()):
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = (self.folder / f"{node.name}.log").read_text(encoding="utf-8", errors="replace")
-                raise RuntimeError(f"{node.name} does not come up: {said[-2000:]}")
-            time.sleep(0.3)
+        try:
+            self._plug(node)
+            with open(self._log(node), "wb") as log:
+                node.process = self.run(node, command, stdout=log, stderr=log, start_new_session=True)
+        except (LabError, OSError):
+            node.phase = FAILED
+            raise
+        node.pid = node.process.pid
         return node
 
+    def wait(self, node: Node) -> None:
+        """Waits until Ray knows a node that this process started, and its agent, which starts jobs, answers.
+
+        Raises:
+            LabError: Its `ray start` has ended, or it takes too long.
+        """
+        assert node.process is not None
+        deadline = time.monotonic() + PATIENCE
+        while not (node.address in (self.alive() or ()) and self._agent_answers(node)):
+            code = node.process.poll()
+            if code is not None or time.monotonic() > deadline:
+                why = f"nothing of it after {PATIENCE:.0f} s" if code is None else f"its `ray start` ended with {code}"
+                lines = self.said_by(node).splitlines()[-TAIL:]
+                told = "".join(f"\n  | {line}" for line in lines) or " and said nothing"
+                raise LabError(f"{node.name} does not come up: {why}{told}", "read what it says above")
+            time.sleep(0.3)
+        node.phase = UP
+
+    def _agent_answers(self, node: Node) -> bool:
+        asked = f"http://{node.address}:{AGENTS['dashboard-agent-listen']}"
+        return bool(self.run(node, ["curl", "--silent", "--max-time", "5", "--output", "/dev/null", asked]).wait() == 0)
+
     def alive(self) -> list[str] | None:
-        """Returns the addresses of the nodes that Ray takes for alive; None while nobody answers."""
+        """Returns the addresses of the nodes that Ray takes for alive; None while nobody answers.
+
+        The head itself asks: its link, or the client's, may be cut.
+        """
         try:
-            found = json.loads(self.output(self.client, ["curl", "--silent", "--fail", "--max-time", "5", "--header",
-                f"Authorization: Bearer {(self.folder / 'token').read_text(encoding='utf-8')}",
-                f"{self.url}/api/v0/nodes"]))  # fmt: skip
-        except (subprocess.CalledProcessError, json.JSONDecodeError):
+            token = (self.folder / "token").read_text(encoding="utf-8")
+            found = json.loads(self.output(self.head, ["curl", "--silent", "--fail", "--max-time", "5", "--header",
+                f"Authorization: Bearer {token}", f"{self.url}/api/v0/nodes"]))  # fmt: skip
+            return [each["node_ip"] for each in found["data"]["result"]["result"] if each["state"] == "ALIVE"]
+        except (subprocess.CalledProcessError, json.JSONDecodeError, LookupError, TypeError, FileNotFoundError):
             return None
-        return [each["node_ip"] for each in found["data"]["result"]["result"] if each["state"] == "ALIVE"]
 
     def run(self, node: Node, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Any:
         """Starts a command on a node, or beside the cluster on the client; returns its Popen.
@@ -175,8 +235,12 @@ class Lab:
             env: Added to the environment.
             options: Of Popen.
         """
-        words = [*_ip("netns", "exec", self._namespace(node)), "bash", "-c", _ENTER, "bash", str(self._tmp(node))]
-        return subprocess.Popen([*words, *command], env=self.environment | dict(env or {}), **options)
+        return subprocess.Popen(self.words(node, command), env=self.environment | dict(env or {}), **options)
+
+    def words(self, node: Node, command: Sequence[str]) -> list[str]:
+        """Returns what this machine runs to have a command run on a node."""
+        enter = ["ip", "netns", "exec", self._namespace(node), "bash", "-c", _ENTER, "bash", str(self.tmp_of(node))]
+        return [*enter, *command]
 
     def output(self, node: Node, command: Sequence[str]) -> str:
         """Returns what a command on a node prints.
@@ -184,7 +248,8 @@ class Lab:
         Raises:
             subprocess.CalledProcessError: It ended with another code than 0.
         """
-        process = self.run(node, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = self.run(node, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           start_new_session=True)  # fmt: skip
         out, error = process.communicate()
         if process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, list(command), out, error)
@@ -192,22 +257,25 @@ class Lab:
 
     def pids(self, node: Node) -> list[int]:
         """Returns the ids of all processes on a node."""
-        found = subprocess.run(_ip("netns", "pids", self._namespace(node)), capture_output=True, text=True, check=False)
-        return [int(each) for each in found.stdout.split()]
+        return _pids(self._namespace(node))
+
+    def is_made(self, node: Node) -> bool:
+        """Whether a node, or the client, has its namespace."""
+        return (NAMESPACES / self._namespace(node)).exists()
 
     def kill(self, node: Node) -> None:
         """Kills all processes of a node at once, as a loss of power would, and takes it off the network."""
         self.cut(node)
-        for pid in self.pids(node):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill_all(self._namespace(node))
         if node.process is not None:
             node.process.wait()
+        node.phase = KILLED
 
     def drain(self, node: Node) -> None:
         """Has a node hand over what it does and end, as Kubernetes and clouds do: by SIGTERM to ``ray start``."""
         if node.pid in self.pids(node):  # else it may be another's by now
             os.kill(node.pid, signal.SIGTERM)
+        node.phase = DRAINED
 
     def cut(self, node: Node) -> None:
         """Cuts a node off: packets go nowhere, and nobody is told."""
@@ -217,51 +285,40 @@ class Lab:
         """Lets a node that was cut off back on the network."""
         self._in_switch("link", "set", self._port(node), "up")
 
-    def keep(self) -> None:
-        """Notes what there is, for commands beside the process that keeps it."""
-        nodes = [(node.name, node.number, node.pid) for node in self.nodes.values()]
-        STATE.write_text(json.dumps({"prefix": self.prefix, "cpus": self.cpus, "nodes": nodes}), encoding="utf-8")
-
-    @classmethod
-    def kept(cls) -> Lab:
-        """Returns the lab that `up` keeps running."""
-        if not STATE.exists():
-            raise SystemExit("error: no lab runs on this machine\n  remedy: bash cluster/local lab up")
-        found = json.loads(STATE.read_text(encoding="utf-8"))
-        nodes = {name: Node(name, number, pid) for name, number, pid in found["nodes"]}
-        return cls(len(nodes), found["cpus"], found["prefix"], nodes)
+    def is_cut(self, node: Node) -> bool:
+        """Whether a node is cut off."""
+        (port,) = json.loads(self._in_switch("-json", "link", "show", self._port(node)))
+        return "UP" not in port["flags"]
 
     def remove(self) -> None:
-        """Ends all processes, and removes the namespaces and the folder."""
-        everyone = [*reversed(self.nodes.values()), self.client]
-        for node in everyone:
+        """Ends all processes, and removes the namespaces and the folder.
+
+        Raises:
+            LabError: Something of it stays.
+        """
+        for node in reversed(self.nodes.values()):
             self.drain(node)
-        for node in everyone:
+        for node in reversed(self.nodes.values()):
             deadline = time.monotonic() + 20
-            while node is not self.client and self.pids(node) and time.monotonic() < deadline:
+            while node.pid in self.pids(node) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            for pid in self.pids(node):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        # All that there are: an `add` that was killed has left one that nobody noted.
+        for path in NAMESPACES.glob(f"{self.prefix}-*"):
+            _kill_all(path.name)
+            _ip("netns", "delete", path.name)
+        for node in self.nodes.values():
             if node.process is not None:
                 node.process.wait()
-        # All that there are: an `add` that was interrupted has left one that nobody noted.
-        for name in [path.name for path in Path("/run/netns").glob(f"{self.prefix}-*")]:
-            left = subprocess.run(_ip("netns", "pids", name), capture_output=True, text=True, check=False)
-            for pid in left.stdout.split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            subprocess.run(_ip("netns", "delete", name), stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _make_switch(self) -> None:
-        _do("netns", "add", f"{self.prefix}-{SWITCH}")
-        self._in_switch("link", "add", "bridge", "type", "bridge")
-        self._in_switch("link", "set", "bridge", "up")
+        left = [*map(str, NAMESPACES.glob(f"{self.prefix}-*")), *([str(self.folder)] if self.folder.exists() else [])]
+        if left:
+            raise LabError(
+                f"this stays of the lab: {' '.join(left)}", "end who uses it (`fuser FOLDER`), then `lab down`"
+            )
 
     def _plug(self, node: Node) -> None:
         """Makes a node's namespace, and its line to the switch."""
-        self._tmp(node).mkdir(mode=0o1777)
+        self.tmp_of(node).mkdir(mode=0o1777)
         namespace, port = self._namespace(node), self._port(node)
         _do("netns", "add", namespace)
         self._in_switch("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
@@ -271,8 +328,8 @@ class Lab:
         _do(*inside, "link", "set", "eth0", "up")
         _do(*inside, "link", "set", "lo", "up")
 
-    def _in_switch(self, *words: str) -> None:
-        _do("netns", "exec", f"{self.prefix}-{SWITCH}", "ip", *words)
+    def _in_switch(self, *words: str) -> str:
+        return _do("netns", "exec", f"{self.prefix}-{SWITCH}", "ip", *words)
 
     def _namespace(self, node: Node) -> str:
         return f"{self.prefix}-{node.name}"
@@ -280,8 +337,19 @@ class Lab:
     def _port(self, node: Node) -> str:
         return f"to-{node.name}"
 
-    def _tmp(self, node: Node) -> Path:
+    def tmp_of(self, node: Node) -> Path:
+        """Returns the folder that is a node's /tmp."""
         return self.folder / f"{node.name}-tmp"
+
+    def _log(self, node: Node) -> Path:
+        return self.folder / f"{node.name}.log"
+
+    def said_by(self, node: Node) -> str:
+        """Returns what a node's `ray start` has printed."""
+        try:
+            return self._log(node).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # the lab has been removed meanwhile
+            return ""
 
 
 def why_not() -> str | None:
@@ -292,93 +360,41 @@ def why_not() -> str | None:
         if shutil.which(program) is None:
             return f"a lab needs {program}, which is not installed"
     name = f"lytry-{secrets.token_hex(2)}"
-    tried = subprocess.run(_ip("netns", "add", name), capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        return f"this machine lets nobody make a network namespace: {tried.stderr.strip()}"
-    _do("netns", "delete", name)
+    try:
+        _do("netns", "add", name)
+        _do("-netns", name, "link", "add", "bridge", "type", "bridge")
+        _do("-netns", name, "link", "add", "one", "type", "veth", "peer", "name", "other")
+    except LabError as error:
+        return f"this machine does not let a lab be made: {error.what}"
+    finally:
+        _ip("netns", "delete", name)
     return None
 
 
-def _ip(*words: str) -> list[str]:
-    return ["ip", *words]
+def _ip(*words: str) -> subprocess.CompletedProcess[str]:
+    # In a session of its own: a Ctrl-C is for the command, which decides what is still done.
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=False, start_new_session=True)
 
 
-def _do(*words: str) -> None:
-    done = subprocess.run(_ip(*words), capture_output=True, text=True, check=False)
+def _do(*words: str) -> str:
+    done = _ip(*words)
     if done.returncode != 0:
-        raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+        raise LabError(
+            f"ip {' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}",
+            "the kernel must let root make network namespaces, bridges and veth pairs (a container needs --privileged)",
+        )
+    return done.stdout
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs one of the commands above; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="bash cluster/local lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start it, and keep it until Ctrl-C")
-    up.add_argument("--nodes", type=int, default=3, help="the head among them")
-    up.add_argument("--cpus", type=int, default=1, help="of each node")
-    commands.add_parser("status", help="which nodes there are, and which of them Ray takes for alive")
-    commands.add_parser("add", help="start one more node")
-    for name, told in (("kill", "kill all its processes"), ("drain", "have it hand over and end"),
-                       ("cut", "cut it off the network"),
-                       ("mend", "let it back on the network, before Ray has given it up")):  # fmt: skip
-        commands.add_parser(name, help=told).add_argument("node")
-    run = commands.add_parser("exec", help="run a command on a node, or on `client` beside the cluster")
-    run.add_argument("node")
-    run.add_argument("words", nargs=argparse.REMAINDER)
-    given = parser.parse_args(words)
-    if given.command == "up":
-        if min(given.nodes, given.cpus) < 1:
-            parser.error("a lab has one node of one CPU at least")
-        return _up(Lab(given.nodes, given.cpus))
-    lab = Lab.kept()
-    if given.command == "status":
-        alive = lab.alive() or []
-        for node in lab.nodes.values():
-            print(f"{node.name:8}{node.address:12}{'alive' if node.address in alive else 'dead'}")
-        return 0
-    if given.command == "add":
-        node = lab.add()
-        lab.keep()
-        print(f"{node.name} {node.address}")
-        return 0
-    everyone = lab.nodes | {CLIENT: lab.client}
-    if given.node not in everyone:
-        parser.error(f"there is no node {given.node!r}; one of: {', '.join(everyone)}")
-    node = everyone[given.node]
-    if given.command == "exec":
-        return int(lab.run(node, given.words or ["bash"], env={"RAY_API_SERVER_ADDRESS": lab.url, **HINTS}).wait())
-    getattr(lab, given.command)(node)
-    return 0
+def _pids(namespace: str) -> list[int]:
+    return [int(each) for each in _ip("netns", "pids", namespace).stdout.split()]
 
 
-def _up(lab: Lab) -> int:
-    if STATE.exists():
-        found = Lab.kept()
-        if any(found.pids(node) for node in found.nodes.values()):
-            raise SystemExit("error: a lab runs on this machine\n  remedy: end its `up` by Ctrl-C")
-        found.remove()  # of an `up` that was killed
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-    with lab:
-        lab.keep()
-        try:
-            shared = lab.folder / "shared"
-            shared.mkdir()
-            print(f"{len(lab.nodes)} nodes; dashboard and Jobs API: {lab.url}; all nodes see {shared}")
-            print(f"  bash cluster/local lab exec client llmyard submit JOB --storage {shared}/store --shared-paths")
-            print(
-                f"  (a job file anywhere but in /tmp, of which each node and the client have their own, or in {shared})"
-            )
-            print(f"  bash cluster/local lab kill {[*lab.nodes][-1]}      Ctrl-C ends the lab", flush=True)
-            signal.pause()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            lab.nodes |= {name: node for name, node in Lab.kept().nodes.items() if name not in lab.nodes}  # by `add`
-            STATE.unlink(missing_ok=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _kill_all(namespace: str) -> None:
+    """Kills what runs in a namespace, and what that has started meanwhile."""
+    deadline = time.monotonic() + 10
+    while (pids := _pids(namespace)) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
