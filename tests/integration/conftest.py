@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -17,22 +16,14 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
     """A Ray of two CPUs; `llmyard.runtime.session` joins it because this process is connected already."""
-    from llmyard.runtime.session import _quiet
+    from llmyard.runtime.session import _quiet, start
 
     _quiet()
     import ray
 
     folder = tempfile.mkdtemp(prefix="lyt-", dir="/tmp")  # short: Unix socket paths end at 107 characters
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=200 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
     try:
+        start(folder, 2, 200 << 20)
         yield
     finally:
         ray.shutdown()

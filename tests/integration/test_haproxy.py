@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from llmyard.runtime.session import OWNER
 from llmyard.serving.haproxy import binary
 
 pytestmark = pytest.mark.integration
@@ -54,6 +55,8 @@ def endpoint(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(120)
+    owners = [note.read_text(encoding="utf-8") for note in Path("/tmp").glob(f"ly-*/{OWNER}")]
+    assert not [owner for owner in owners if f":{process.pid}:" in owner]  # its folders went with it
 
 
 def ask(url: str, body: Any = None, key: str = "") -> tuple[int, Any]:

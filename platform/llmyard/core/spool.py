@@ -127,11 +127,6 @@ class Spool:
 
     # ---- the sender's side
 
-    @property
-    def acknowledged(self) -> int:
-        """The offset up to which MLflow has everything."""
-        return self._acked
-
     def read(self, offset: int | None = None, limit: int = 1000) -> tuple[list[Line], int]:
         """Lines from `offset` (default: the acknowledged one) on, and the offset behind them.
 

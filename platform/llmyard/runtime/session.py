@@ -33,7 +33,7 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
 
     Raises:
         RequestError: There is no cluster at the address.
-        LlmyardError: The private Ray died.
+        LlmyardError: The private Ray does not start, or died.
     """
     _quiet()
     import ray
@@ -45,23 +45,16 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
     _log.info(STARTING)
     _sweep()
     folder = tempfile.mkdtemp(prefix="ly-", dir="/tmp")  # short: Unix socket paths end at 107 characters
-    Path(folder, OWNER).write_text(this_process(), encoding="utf-8")
+    owned(folder)
     try:
         if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(
-                address="local",
-                num_cpus=cpus or max(2, os.cpu_count() or 2),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-                _system_config={"automatic_object_spilling_enabled": True},
-            )
-    except ConnectionError as error:
+            start(folder, cpus or max(2, os.cpu_count() or 2))
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, ConnectionError):
+            raise
         raise RequestError(
             f"no Ray cluster answers at {address}: {error}",
             "check the address, and the token if it asks for one (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
@@ -84,6 +77,49 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def start(folder: str, cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
+    """Starts a Ray of this process' own.
+
+    It is tried twice: Ray's node process gives up when a helper of its own takes more than 15 s to come up, as happens
+    on a busy machine.
+
+    Args:
+        folder: For its session; short, since the paths of Unix sockets end at 107 characters.
+        cpus: That it reckons with.
+        object_store_bytes: Of shared memory.
+
+    Raises:
+        LlmyardError: It does not start.
+    """
+    import psutil
+    import ray
+
+    for is_last in (False, True):
+        others = psutil.Process().children(recursive=True)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+                _system_config={"automatic_object_spilling_enabled": True},
+            )
+            return
+        except Exception as error:
+            left = [each for each in psutil.Process().children(recursive=True) if each not in others]
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+            if is_last:
+                said = str(error).strip().partition("\n")[0]
+                raise LlmyardError(f"Ray does not start on this machine: {said}", _BUSY) from error
+
+
+_BUSY = "try again when the machine is less busy, and see that some gigabytes of memory are free"
 _folders: list[str] = []
 
 
@@ -169,8 +205,13 @@ def _runs(process: Any) -> bool:
         return False
 
 
+def owned(folder: str) -> None:
+    """Notes in a folder ``/tmp/ly-…`` that it is this process' own: the next command removes what a killed one left."""
+    Path(folder, OWNER).write_text(this_process(), encoding="utf-8")
+
+
 def _sweep() -> None:
-    """Removes the session folders of commands that were killed."""
+    """Removes the folders of commands that were killed."""
     for note in Path("/tmp").glob(f"ly-*/{OWNER}"):
         with contextlib.suppress(OSError):
             if is_alive(note.read_text(encoding="utf-8")) is False:

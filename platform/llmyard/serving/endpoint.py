@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 
 from llmyard.core.errors import LlmyardError, RequestError
+from llmyard.runtime.session import owned
 from llmyard.serving.config import Endpoint, url_of
 from llmyard.serving.replica import APPLICATION, Opening, deployment
 
@@ -27,9 +30,11 @@ def set_environment(*, haproxy: bool = False) -> None:
     # On a slow machine the proxy needs longer than Serve's default to answer its first check.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     if haproxy:
-        from llmyard.serving.haproxy import environment
+        from llmyard.serving.haproxy import FOLDER, environment
 
-        os.environ |= environment()
+        os.environ |= (found := environment())
+        owned(found[FOLDER])
+        atexit.register(shutil.rmtree, found[FOLDER], ignore_errors=True)
 
 
 @contextlib.contextmanager

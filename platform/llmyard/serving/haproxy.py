@@ -20,6 +20,7 @@ from pathlib import Path
 from llmyard.core.errors import LlmyardError, RequestError
 
 PROGRAM = "llmyard-haproxy"
+FOLDER = "RAY_SERVE_HAPROXY_SERVER_STATE_BASE"  # names what all its files lie in
 _BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _SOCKET = re.compile(r"^(\s*stats socket \S+) mode (?:666|600) (.*)$", re.MULTILINE)
 _EVERYWHERE = re.compile(r"^(\s*bind )(?:\*|127\.0\.0\.1|):(\d+)\s*$", re.MULTILINE)
@@ -46,7 +47,7 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),  # two endpoints may run on a machine
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        FOLDER: folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
     }
 

@@ -17,15 +17,17 @@ COMMON = definition.pins(IMAGE / "requirements.lock")
 BUILDS = ("cpu", "cuda")
 
 
-def core() -> list[Requirement]:
-    return [Requirement(line) for line in definition.project()["project"]["dependencies"]]
+def wanted() -> list[Requirement]:
+    """Returns what the image has: all that llmyard needs, and what sends traces."""
+    project = definition.project()["project"]
+    return [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["traces"])]
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_every_core_dependency_is_locked_at_its_pin(build: str) -> None:
+def test_every_dependency_of_the_image_is_locked_at_its_pin(build: str) -> None:
     pinned = definition.pins(definition.CONSTRAINTS)
     locked = {**COMMON, **definition.pins(IMAGE / f"torch-{build}.lock")}
-    for requirement in core():
+    for requirement in wanted():
         name = canonicalize_name(requirement.name)
         assert name in locked, f"{requirement} is in no lock: {REMEDY}"
         assert requirement.specifier.contains(locked[name].public), f"{name} {locked[name].version}: {REMEDY}"
@@ -39,8 +41,8 @@ def test_a_lock_has_the_constraints_versions_and_hashes(path: Path) -> None:
     assert locked
     for name, pin in locked.items():
         assert pin.hashes, f"{name} has no hash: {REMEDY}"
-        wanted = pinned.get(name)
-        assert wanted is None or pin.public == wanted.public, f"{name} {pin.version} but {wanted.version}: {REMEDY}"
+        other = pinned.get(name)
+        assert other is None or pin.public == other.public, f"{name} {pin.version} but {other.version}: {REMEDY}"
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
@@ -65,7 +67,7 @@ def test_what_builds_wheels_is_locked() -> None:
 def test_what_locked_packages_need_is_locked() -> None:
     """By what the packages that are installed here say of themselves."""
     locked = {**COMMON, **definition.pins(IMAGE / "torch-cpu.lock")}
-    waiting, seen = [(each.name, frozenset(each.extras)) for each in core()], set()
+    waiting, seen = [(each.name, frozenset(each.extras)) for each in wanted()], set()
     while waiting:
         name, extras = waiting.pop()
         key = (canonicalize_name(name), extras)
