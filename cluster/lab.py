@@ -128,7 +128,7 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """What nodes and clients have in their environment besides this process' own."""
-        dropped = ("RAY_ADDRESS", "RAY_TMPDIR", "MLFLOW_TRACKING_URI", "LLMYARD_STORAGE")
+        dropped = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "MLFLOW_TRACKING_URI", "LLMYARD_STORAGE")
         kept = {name: value for name, value in os.environ.items() if name not in dropped}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
         return kept | token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"} | HEALTH
@@ -153,9 +153,9 @@ class Lab:
         """Makes what nodes need: the folder, the token, the switch and the client."""
         self.folder.mkdir(mode=0o700)
         self.shared.mkdir()
-        token = self.folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32), encoding="utf-8")
+        token = secrets.token_hex(32)
+        (self.folder / "token").write_text(token, encoding="utf-8")
+        (self.folder / "header").write_text(f"Authorization: Bearer {token}\n", encoding="utf-8")
         _do("netns", "add", f"{self.prefix}-{SWITCH}")
         self._in_switch("link", "add", "bridge", "type", "bridge")
         self._in_switch("link", "set", "bridge", "up")
@@ -219,9 +219,8 @@ class Lab:
         The head itself asks: its link, or the client's, may be cut.
         """
         try:
-            token = (self.folder / "token").read_text(encoding="utf-8")
-            found = json.loads(self.output(self.head, ["curl", "--silent", "--fail", "--max-time", "5", "--header",
-                f"Authorization: Bearer {token}", f"{self.url}/api/v0/nodes"]))  # fmt: skip
+            found = json.loads(self.output(self.head, ["curl", "--silent", "--fail", "-m", "5", "--noproxy", "*",
+                "--header", f"@{self.folder}/header", f"{self.url}/api/v0/nodes?limit=10000"]))  # fmt: skip
             return [each["node_ip"] for each in found["data"]["result"]["result"] if each["state"] == "ALIVE"]
         except (subprocess.CalledProcessError, json.JSONDecodeError, LookupError, TypeError, FileNotFoundError):
             return None

@@ -78,7 +78,9 @@ def _up(count: int, cpus: int) -> int:
     if not (1 <= count <= 200 and cpus >= 1):
         raise LabError(f"no lab has {count} nodes of {cpus} CPUs", "1 to 200 nodes, of 1 CPU at least", code=2)
     if missing := why_not():
-        raise LabError(missing, "run it as root on Linux, with iproute2 and curl installed", code=2)
+        raise LabError(
+            missing, "run it as root on Linux, with iproute2 and curl; a container has to be privileged", code=2
+        )
     signals, lab, is_up = Signals(), Lab(count, cpus), False
     _claim(lab)
     try:

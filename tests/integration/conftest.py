@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
 import pytest
-
-# Nobody takes its node away; whoever watched for that would take a process at every start of the workers.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +20,10 @@ def shared_ray() -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="lyt-", dir="/tmp")  # short: Unix socket paths end at 107 characters
     try:
         start(folder, 2, 200 << 20)
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            # Nobody takes its node away; whoever watched for that would take a process at every start of the workers.
+            patch.setattr("llmyard.runtime.trainer._WATCHER_ASKED_FOR", "0")
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

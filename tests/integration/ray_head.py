@@ -53,7 +53,13 @@ def started_head() -> Iterator[Head]:
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
              "runtime-env-agent-port", "metrics-export-port", "ray-client-server-port")  # fmt: skip
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    dropped = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "LLMYARD_STORAGE", "VIRTUAL_ENV")
+    dropped = (
+        "RAY_ADDRESS",
+        "MLFLOW_TRACKING_URI",
+        "LLMYARD_STORAGE",
+        "VIRTUAL_ENV",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+    )
     environment = {name: value for name, value in os.environ.items() if name not in dropped} | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": "120",

@@ -53,13 +53,18 @@ def session(address: str | None = None, cpus: int | None = None) -> Iterator[Non
             start(folder, cpus or max(2, os.cpu_count() or 2))
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, ConnectionError):
+        if address is None:
             raise
-        raise RequestError(
-            f"no Ray cluster answers at {address}: {error}",
-            "check the address, and the token if it asks for one (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH); omit --address to run here",
-        ) from None
+        if isinstance(error, (ConnectionError, ray.exceptions.AuthenticationError)):
+            raise RequestError(
+                f"no Ray cluster answers at {address}: {_first_line(error)}",
+                "check the address, and the token if it asks for one (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH); omit --address to run here",
+            ) from None
+        if isinstance(error, RuntimeError) and "ersion" in str(error):
+            said = " ".join(str(error).split())
+            raise RequestError(said, "use the Ray and the Python of the cluster, or `llmyard submit`") from None
+        raise
     if threading.current_thread() is threading.main_thread():
         # Ray has put in handlers of its own: they end the process with another code and a C++ trace.
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -95,7 +100,6 @@ def start(folder: str, cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) 
     import ray
 
     for is_last in (False, True):
-        others = psutil.Process().children(recursive=True)
         try:
             ray.init(
                 address="local",
@@ -108,18 +112,37 @@ def start(folder: str, cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) 
                 _system_config={"automatic_object_spilling_enabled": True},
             )
             return
-        except Exception as error:
-            left = [each for each in psutil.Process().children(recursive=True) if each not in others]
-            for process in left:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(left, timeout=10)
-            if is_last:
-                said = str(error).strip().partition("\n")[0]
-                raise LlmyardError(f"Ray does not start on this machine: {said}", _BUSY) from error
+        except BaseException as error:
+            has_died = not any(each.name() == "raylet" and _runs(each) for each in psutil.Process().children())
+            _kill(folder)
+            if not isinstance(error, Exception):
+                raise
+            if is_last or not has_died:
+                raise LlmyardError(f"Ray does not start on this machine: {_first_line(error)}", _BUSY) from error
 
 
-_BUSY = "try again when the machine is less busy, and see that some gigabytes of memory are free"
+_BUSY = "see that some gigabytes of memory and disk are free, and the machine not too busy; `llmyard doctor` looks"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _kill(folder: str) -> None:
+    """Kills what this process has started for a session in a folder, and what that has started."""
+    import psutil
+
+    found: list[Any] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(folder in word for word in child.cmdline()):
+                found += [*child.children(recursive=True), child]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=10)
+
+
 _folders: list[str] = []
 
 

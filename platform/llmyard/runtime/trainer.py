@@ -236,17 +236,18 @@ def run_workers(
         for controllers_left in range(resources.max_failures, -1, -1):
             error = _fitted(trainer, handle, watch)
             final = None if is_lost() else ray.get(handle.error.remote(), timeout=30)
+            if error is not None and not is_lost():
+                # Ray gives back what the workers held, unless its controller died, an actor of the cluster as they are.
+                held = ray.get(handle.held.remote(), timeout=30)
+                if held is not None:
+                    ray.util.remove_placement_group(held)
             if final is not None:
                 raise final
             if error is None:
                 return
-            # Ray starts lost workers again, but not its own controller, which was an actor of the cluster too.
+            # It starts lost workers again, but not that controller.
             if not isinstance(error, ray.exceptions.RayActorError) or is_lost() or not controllers_left:
                 break
-            # Nor does it give back what the old workers held; its actor for that asks a dashboard, which may be absent.
-            held = ray.get(handle.held.remote(), timeout=30)
-            if held is not None:
-                ray.util.remove_placement_group(held)
         assert error is not None
         cause = cause_of(error)
         if cause is not None:
@@ -258,15 +259,17 @@ def run_workers(
 
 
 def _trainer() -> Any:
-    """Returns Ray's trainer without two actors for which every start would wait some seconds: one hands over data sets,
-    which llmyard does not use; one gives back what the workers of a dead controller held, which `run_workers` does.
+    """Returns Ray's trainer without an actor, for which every start would wait some seconds, that hands over data sets:
+    llmyard has its own way. A private Ray needs none either that gives back what the workers of a dead controller held:
+    `run_workers` does so, and if that dies too, Ray ends with it.
     """
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
             made = super()._create_default_callbacks()
-            return [each for each in made if type(each).__name__ not in _UNUSED]
+            unused = _UNUSED if is_private() else _UNUSED[:1]
+            return [each for each in made if type(each).__name__ not in unused]
 
     return Trainer
 

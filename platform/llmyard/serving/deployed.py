@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llmyard.core.errors import LlmyardError, RequestError
-from llmyard.runtime.submission import Dashboard
+from llmyard.runtime.submission import Dashboard, Failed, Unreachable
 from llmyard.serving.config import url_of
 
 _APPLICATIONS = "/api/serve/applications/"
@@ -44,7 +45,10 @@ def running(dashboard: Dashboard) -> list[Running]:
     Raises:
         RequestError: As of `Dashboard.read`.
     """
-    found = dashboard.read(_APPLICATIONS)
+    return _running(dashboard, dashboard.read(_APPLICATIONS))
+
+
+def _running(dashboard: Dashboard, found: Any) -> list[Running]:
     try:
         urls = _urls(found)
         return [
@@ -105,15 +109,20 @@ def end(dashboard: Dashboard, name: str, tell: Callable[[int], None]) -> None:
         # Ray's dashboard ends all or nothing.
         raise RequestError(
             f"the cluster's Serve runs {', '.join(others)} too, which would end with {name}",
-            "end those first, or this one alone in a job: "
-            f"ray job submit --address {dashboard.url} -- python -c \"from ray import serve; serve.delete('{name}')\"",
+            f"in a program that is connected to the cluster: from ray import serve; serve.delete({name!r})",
         )
-    dashboard.ask("DELETE", _APPLICATIONS, timeout=_END_SECONDS)
     until, last = time.monotonic() + _END_SECONDS, -1
-    while left := [each.replicas for each in running(dashboard) if each.name == name]:
-        if time.monotonic() > until:
-            raise LlmyardError(f"{left[0]} replicas of {name} run after {_END_SECONDS:.0f} s", "see the log of Serve")
-        if left[0] != last:
-            tell(left[0])
-        last = left[0]
+    with contextlib.suppress(Failed, Unreachable):  # it waits for a while, and tells of a Serve that is gone as a fault
+        dashboard.ask("DELETE", _APPLICATIONS, timeout=_END_SECONDS)
+    while time.monotonic() < until:
+        with contextlib.suppress(Failed, Unreachable):
+            found = dashboard.read(_APPLICATIONS)
+            left = sum(each.replicas for each in _running(dashboard, found))
+            # Its proxies end last: a `deploy` before that would be ended with them.
+            if not found["applications"] and not found.get("proxies"):
+                return
+            if left != last:
+                tell(left)
+            last = left
         time.sleep(1)
+    raise LlmyardError(f"{name} has not ended after {_END_SECONDS:.0f} s", "see the log of Serve, and call this again")

@@ -144,15 +144,16 @@ def deploy(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     deadline, environment = time.monotonic() + seconds, _environment()
     surge = SURGE_PERCENT if _has_room_for(scale.cpus) else 0
-    if not surge and _answers(name):
+    if not surge and (there := _replicas(name)):
         _log.warning(
-            "no node has %g CPUs free for a new replica beside an old one: what is new takes the place of what stops%s",
+            "no node has %g CPUs free for one replica more: if this version is another one, each new replica takes the "
+            "place of an old one that stops first%s",
             scale.cpus,
-            ", and nobody answers meanwhile" if scale.least <= 1 else "",
+            ", and nobody answers meanwhile" if there == 1 else "",
         )
     application = deployment(opening, scale, version=version, runtime_env=environment, max_surge_percent=surge)
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
-    kept = _keep_packages(name, environment)
+    former, kept = _keepers(name), _keep_packages(name, environment)
     try:
         # Serve's own waiting has no end where there is no room, and says nothing meanwhile.
         _run_many([RunTarget(application, name, "/", quiet)], wait_for_applications_running=False)
@@ -163,7 +164,7 @@ def deploy(
         raise _refused(name, str(error)) from None
     # Until then, and if it fails, replicas of the former version run and may be started again.
     running = _wait(name, max(scale.least, 0), deadline, tell)
-    _end(each for each in _keepers(name) if each != kept)
+    _end(former)
     return Deployed(_answering(scale.least > 0, deadline), running)
 
 
@@ -265,11 +266,13 @@ def _environment() -> dict[str, Any]:
     return found | ({"py_modules": list(modules)} if modules else {}) | ({"env_vars": {_hook(): hook}} if hook else {})
 
 
-def _answers(name: str) -> bool:
+def _replicas(name: str) -> int:
+    """Returns how many replicas of an endpoint run."""
     from ray import serve
 
     found = serve.status().applications.get(name)
-    return found is not None and any(each.replica_states.get("RUNNING") for each in found.deployments.values())
+    deployments = found.deployments.values() if found is not None else ()
+    return sum(int(each.replica_states.get("RUNNING", 0)) for each in deployments)
 
 
 def _has_room_for(cpus: float) -> bool:
@@ -295,7 +298,8 @@ class Keeper:
         misses = 0
         while misses < 2:  # one may be a head that comes up again
             time.sleep(_WATCH_SECONDS)
-            misses = 0 if _runs() else misses + 1
+            with contextlib.suppress(ray.exceptions.RayError):  # nobody knows while the head is away
+                misses = 0 if _runs() else misses + 1
         ray.kill(ray.get_runtime_context().current_actor)
 
 

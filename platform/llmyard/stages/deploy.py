@@ -5,7 +5,6 @@ Nothing is left in the store; the run in MLflow says what answered from when on.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 REVISION = 1
 INDEX = "index"
-_log = logging.getLogger(__name__)
 
 
 def parents(config: Deploy, store: ArtifactStore) -> Mapping[str, Artifact]:
@@ -74,14 +72,10 @@ def deployed(config: Deploy, parents: Mapping[str, Artifact], context: Context) 
         RequestError: The cluster has no room, or something else answers there.
         LlmyardError: It does not come to answer.
     """
-    from llmyard.serving import keys
     from llmyard.serving.deploying import check_room, deploy, start_serve
 
     began, progress = time.monotonic(), context.progress(config)
     check_room(config.scale)
-    storage = context.store.storage
-    if not keys.stored(storage):
-        _log.warning("no API key is stored, so nobody is answered: `llmyard keys make --storage %s`", storage.uri)
     opening = _opening(config, parents, context)
     models = tuple(model.reference for model in opening.models)
     version = fingerprint(
