@@ -27,7 +27,7 @@ PATIENCE = 300.0
 
 
 def heeds() -> None:
-    """Heeds what ends a command: a shell's background jobs ignore Ctrl-C, and whatever `nohup` starts a closed terminal."""
+    """Heeds what ends a command: a shell's background jobs ignore Ctrl-C, what `nohup` starts a closed terminal."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
