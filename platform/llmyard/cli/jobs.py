@@ -242,7 +242,6 @@ def describe(stage: AnyStage, state: str, job: AnyJob, store: Any, price: float 
     """Returns what is known of a stage before it runs; nothing of what it takes where it is skipped. Of a sweep: what
     all its trials would take that were as large as the job in the file and ran to their end.
     """
-
     row: dict[str, Any] = {"stage": stage.kind, "output": stage.output, "state": state}
     row |= {"parameters": "", "memory a worker": "", "tokens": "", "device-hours": ""}
     if price is not None:

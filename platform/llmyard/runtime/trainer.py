@@ -151,6 +151,7 @@ def _guarded(config: dict[str, Any]) -> None:
         return
     board.hold.remote(ray.util.get_current_placement_group())
     try:
+        # By the driver, over Ray's own connection, on which all that it sends is a pickle already.
         work, argument = ray.cloudpickle.loads(config["packed"])
         work({"argument": argument, "asked": _Asked(board)})
     except LlmyardError as error:
